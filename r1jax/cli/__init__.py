@@ -1,0 +1,1 @@
+"""The `r1jax` command."""

@@ -1,0 +1,1 @@
+"""Prompts, corpora, tokenizers and templates: numpy only."""

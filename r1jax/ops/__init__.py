@@ -1,0 +1,1 @@
+"""Leaves: array functions that know no model and no config."""

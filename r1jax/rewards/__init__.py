@@ -1,0 +1,1 @@
+"""Rewards: plain Python that never imports jax."""

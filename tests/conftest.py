@@ -1,0 +1,15 @@
+"""Strict tests: shapes checked, warnings are errors, no silent promotion, eight CPU devices."""
+
+import os
+
+# Before anything imports jax: tests never take an accelerator by accident.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+from jaxtyping import install_import_hook
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+install_import_hook("r1jax", "beartype.beartype")
