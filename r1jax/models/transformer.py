@@ -1,0 +1,305 @@
+"""The decoder as a Flax Linen module: a scan over layers to train, the same parameters unrolled
+to decode.
+
+Training reads whole packed rows (`hidden`, `__call__`). Decoding keeps a cache per layer
+(`prefill`, `decode_token`) and takes its parameters through `prepare_decode_params`: cast, and cut
+into a list of layers once per policy version, because slicing a stack inside the loop copies it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from r1jax.mesh import constrain
+from r1jax.models.config import ModelConfig
+from r1jax.ops import attention, rope
+from r1jax.ops.kv_cache import LayerCache, write
+from r1jax.ops.logprobs import compute_logits
+from r1jax.types import Params
+
+_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=-2, out_axis=-1)
+
+# Logical axes of every parameter by its name; a stack of layers puts "layers" before them.
+PARAM_AXES: Mapping[str, tuple[str | None, ...]] = {
+    "embedding": ("vocab", "embed"),
+    "head": ("embed", "vocab"),
+    "query": ("embed", "heads", "head_dim"),
+    "key": ("embed", "kv_heads", "head_dim"),
+    "value": ("embed", "kv_heads", "head_dim"),
+    "out": ("heads", "head_dim", "embed"),
+    "query_bias": ("heads", "head_dim"),
+    "key_bias": ("kv_heads", "head_dim"),
+    "value_bias": ("kv_heads", "head_dim"),
+    "query_norm": ("head_dim",),
+    "key_norm": ("head_dim",),
+    "gate": ("embed", "ffn"),
+    "up": ("embed", "ffn"),
+    "down": ("ffn", "embed"),
+    "attention_norm": ("embed",),
+    "mlp_norm": ("embed",),
+    "final_norm": ("embed",),
+}
+
+
+def logical_axes(params: Params) -> Any:
+    """The tree of logical axes of a parameter tree."""
+
+    def axes(path: tuple[Any, ...], _: Any) -> tuple[str | None, ...]:
+        names = [entry.key for entry in path]
+        stacked = ("layers",) if names[0] == "layers" else ()
+        return stacked + PARAM_AXES[names[-1]]
+
+    return jax.tree_util.tree_map_with_path(axes, params)
+
+
+def rms_norm(
+    x: Float[Array, "*rows D"], scale_D: Float[Array, " D"], eps: float
+) -> Float[Array, "*rows D"]:
+    """x / rms(x) * scale, in float32."""
+    wide = x.astype(jnp.float32)
+    wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+    return jnp.einsum("...d,d->...d", wide, scale_D.astype(jnp.float32)).astype(x.dtype)
+
+
+class Attention(nn.Module):
+    config: ModelConfig
+
+    def setup(self) -> None:
+        c = self.config
+        by_head = nn.initializers.variance_scaling(
+            1.0, "fan_in", "normal", in_axis=0, out_axis=(1, 2)
+        )
+        from_heads = nn.initializers.variance_scaling(
+            1.0, "fan_in", "normal", in_axis=(0, 1), out_axis=2
+        )
+        self.query = self.param("query", by_head, (c.width, c.heads, c.head_dim))
+        self.key = self.param("key", by_head, (c.width, c.kv_heads, c.head_dim))
+        self.value = self.param("value", by_head, (c.width, c.kv_heads, c.head_dim))
+        self.out = self.param("out", from_heads, (c.heads, c.head_dim, c.width))
+        if c.qkv_bias:
+            zeros = nn.initializers.zeros
+            self.query_bias = self.param("query_bias", zeros, (c.heads, c.head_dim))
+            self.key_bias = self.param("key_bias", zeros, (c.kv_heads, c.head_dim))
+            self.value_bias = self.param("value_bias", zeros, (c.kv_heads, c.head_dim))
+        if c.qk_norm:
+            ones = nn.initializers.ones
+            self.query_norm = self.param("query_norm", ones, (c.head_dim,))
+            self.key_norm = self.param("key_norm", ones, (c.head_dim,))
+
+    def project(
+        self, x: Float[Array, "B T D"], positions: Int[Array, "B T"]
+    ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
+        """Queries, keys (both turned by RoPE) and values."""
+        c = self.config
+        dtype = c.compute_dtype
+        q = jnp.einsum("btd,dnh->btnh", x, self.query.astype(dtype))
+        k = jnp.einsum("btd,dkh->btkh", x, self.key.astype(dtype))
+        v = jnp.einsum("btd,dkh->btkh", x, self.value.astype(dtype))
+        if c.qkv_bias:
+            q = q + self.query_bias.astype(dtype)[None, None]
+            k = k + self.key_bias.astype(dtype)[None, None]
+            v = v + self.value_bias.astype(dtype)[None, None]
+        if c.qk_norm:
+            q = rms_norm(q, self.query_norm, c.norm_eps)
+            k = rms_norm(k, self.key_norm, c.norm_eps)
+        inv_freq = rope.frequencies(c.head_dim, c.rope_theta)
+        return rope.rotate(q, positions, inv_freq), rope.rotate(k, positions, inv_freq), v
+
+    def merge(self, heads: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
+        return jnp.einsum("btnh,nhd->btd", heads, self.out.astype(heads.dtype))
+
+
+class Block(nn.Module):
+    config: ModelConfig
+
+    def setup(self) -> None:
+        c = self.config
+        self.attention = Attention(c)
+        ones = nn.initializers.ones
+        self.attention_norm = self.param("attention_norm", ones, (c.width,))
+        self.mlp_norm = self.param("mlp_norm", ones, (c.width,))
+        self.gate = self.param("gate", _INIT, (c.width, c.ffn))
+        self.up = self.param("up", _INIT, (c.width, c.ffn))
+        self.down = self.param("down", _INIT, (c.ffn, c.width))
+
+    def mlp(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        dtype = x.dtype
+        gated = jax.nn.silu(x @ self.gate.astype(dtype)) * (x @ self.up.astype(dtype))
+        return gated @ self.down.astype(dtype)
+
+    def finish(
+        self, x: Float[Array, "B T D"], heads: Float[Array, "B T N H"]
+    ) -> Float[Array, "B T D"]:
+        """Everything after the attention itself: output projection, residuals, MLP."""
+        x = x + self.attention.merge(heads)
+        x = x + self.mlp(rms_norm(x, self.mlp_norm, self.config.norm_eps))
+        return constrain(x, "batch", None, None)
+
+    def project(self, x: Float[Array, "B T D"], positions: Int[Array, "B T"]) -> tuple[Array, ...]:
+        normed = rms_norm(x, self.attention_norm, self.config.norm_eps)
+        return self.attention.project(normed, positions)
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        positions: Int[Array, "B T"],
+        segment_ids: Int[Array, "B T"],
+    ) -> tuple[Float[Array, "B T D"], tuple[Array, Array]]:
+        """(output, the keys and values a cache would hold)."""
+        q, k, v = self.project(x, positions)
+        heads = attention.attend(
+            q, k, v, segment_ids_BT=segment_ids, backend=self.config.attention
+        )
+        return self.finish(x, heads), (k, v)
+
+    def decode(
+        self, x: Float[Array, "R 1 D"], positions: Int[Array, "R 1"], cache: LayerCache
+    ) -> tuple[Float[Array, "R 1 D"], LayerCache]:
+        """One token per row; `positions` are also the cache slots."""
+        q, k, v = self.project(x, positions)
+        cache = write(cache, k[:, 0], v[:, 0], positions[:, 0])
+        heads = attention.attend_cache(
+            q[:, 0], cache.keys, cache.values, lengths_R=positions[:, 0] + 1
+        )
+        return self.finish(x, heads[:, None]), cache
+
+
+class _ScanBlock(nn.Module):
+    """`Block` in the shape `nn.scan` wants: (carry, broadcast...) -> (carry, nothing)."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x: Array, positions: Array, segment_ids: Array) -> tuple[Array, None]:
+        x, _ = Block(self.config, name="block")(x, positions, segment_ids)
+        return x, None
+
+
+def _remat(block: Any, remat: str) -> Any:
+    if remat == "none":
+        return block
+    policy = {
+        "full": None,
+        "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    }[remat]
+    # Inside a scan the loop itself keeps XLA from undoing the rematerialisation.
+    return nn.remat(block, policy=policy, prevent_cse=False)
+
+
+class Transformer(nn.Module):
+    config: ModelConfig
+
+    def setup(self) -> None:
+        c = self.config
+        normal = nn.initializers.normal(0.02)
+        self.embedding = self.param("embedding", normal, (c.vocab_size, c.width))
+        self.final_norm = self.param("final_norm", nn.initializers.ones, (c.width,))
+        if not c.tied_head:
+            self.head = self.param("head", normal, (c.width, c.vocab_size))
+        self.layers = nn.scan(
+            _remat(_ScanBlock, c.remat),
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(nn.broadcast, nn.broadcast),
+            length=c.layers,
+        )(c)
+
+    def hidden(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"] | None = None,
+        segment_ids: Int[Array, "B T"] | None = None,
+    ) -> Float[Array, "B T D"]:
+        """The normalised last hidden states: what the head reads."""
+        if positions is None:
+            positions = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
+        if segment_ids is None:
+            segment_ids = jnp.ones_like(tokens)
+        x = embed(self.embedding, tokens, self.config)
+        x, _ = self.layers(x, positions, segment_ids)
+        return rms_norm(x, self.final_norm, self.config.norm_eps)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"] | None = None,
+        segment_ids: Int[Array, "B T"] | None = None,
+    ) -> Float[Array, "B T V"]:
+        head = self.embedding.T if self.config.tied_head else self.head
+        return compute_logits(self.hidden(tokens, positions, segment_ids), head)
+
+
+def head_kernel(config: ModelConfig, params: Params) -> Float[Array, "D V"]:
+    return params["embedding"].T if config.tied_head else params["head"]
+
+
+def embed(
+    embedding: Float[Array, "V D"], tokens: Int[Array, "B T"], config: ModelConfig
+) -> Float[Array, "B T D"]:
+    x = jnp.take(embedding, tokens, axis=0).astype(config.compute_dtype)
+    return constrain(x, "batch", None, None)
+
+
+def prepare_decode_params(config: ModelConfig, params: Params) -> dict[str, Any]:
+    """Parameters as decoding wants them: compute dtype (the head stays float32), layers as a list.
+
+    Run it under jit once per policy version.
+    """
+    stack = params["layers"]["block"]
+    layers = [
+        jax.tree.map(lambda leaf: leaf[layer].astype(config.compute_dtype), stack)
+        for layer in range(config.layers)
+    ]
+    return {
+        "embedding": params["embedding"].astype(config.compute_dtype),
+        "head": head_kernel(config, params).astype(jnp.float32),
+        "final_norm": params["final_norm"],
+        "layers": layers,
+    }
+
+
+def prefill(
+    config: ModelConfig,
+    decode_params: Mapping[str, Any],
+    tokens_PS: Int[Array, "P S"],
+    lengths_P: Int[Array, " P"],
+) -> tuple[Float[Array, "P D"], list[LayerCache]]:
+    """(hidden state after each prompt's last token, keys and values of every layer).
+
+    Prompts are padded on the right; slots past a prompt's length hold what decoding overwrites.
+    """
+    places = jnp.arange(tokens_PS.shape[1])
+    positions = jnp.broadcast_to(places[None], tokens_PS.shape)
+    segment_ids = (places[None] < lengths_P[:, None]).astype(jnp.int32)
+    block = Block(config)
+    x = embed(decode_params["embedding"], tokens_PS, config)
+    caches = []
+    for layer in decode_params["layers"]:
+        x, (k, v) = block.apply({"params": layer}, x, positions, segment_ids)
+        caches.append(LayerCache(jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)))
+    last = jnp.take_along_axis(x, (lengths_P - 1)[:, None, None], axis=1)[:, 0]
+    return rms_norm(last, decode_params["final_norm"], config.norm_eps), caches
+
+
+def decode_token(
+    config: ModelConfig,
+    decode_params: Mapping[str, Any],
+    tokens_R: Int[Array, " R"],
+    positions_R: Int[Array, " R"],
+    caches: Sequence[LayerCache],
+) -> tuple[Float[Array, "R D"], list[LayerCache]]:
+    """Read one token per row at its position; (hidden state after it, caches)."""
+    block = Block(config)
+    x = embed(decode_params["embedding"], tokens_R[:, None], config)
+    positions = positions_R[:, None]
+    new_caches = []
+    for layer, cache in zip(decode_params["layers"], caches, strict=True):
+        x, cache = block.apply(
+            {"params": layer}, x, positions, cache, method=Block.decode
+        )
+        new_caches.append(cache)
+    return rms_norm(x[:, 0], decode_params["final_norm"], config.norm_eps), new_caches

@@ -1,0 +1,98 @@
+"""The five types of the straight line, and the letters that name axes.
+
+    prompts ──▶ rollout ──▶ grade ──▶ advantages, pack ──▶ update
+    PromptBatch  Rollouts    Graded    PackedBatch          (TrainState, Stats)
+
+| axis | meaning              | axis | meaning           | axis | meaning        |
+|------|----------------------|------|-------------------|------|----------------|
+| B    | rows                 | L    | layers            | F    | feed-forward   |
+| T    | packed tokens        | D    | model width       | V    | vocabulary     |
+| S    | cache slots          | N    | query heads       | E    | experts        |
+| P    | prompts              | K    | key-value heads   | M    | micro-batches  |
+| G    | samples per prompt   | H    | head dim          | R    | P x G rollouts |
+
+The first three types are numpy on the host; the last two are pytrees of arrays on devices.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+Params = Mapping[str, Any]
+Stats = dict[str, Any]
+Item = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptBatch:
+    """P prompts. `ids` are places in the data stream and key each prompt's randomness."""
+
+    ids: np.ndarray  # [P] int64
+    tokens: tuple[np.ndarray, ...]  # P arrays of int32, any length
+    items: tuple[Item, ...]  # what the graders need: task, question, answer
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollouts:
+    """G responses to each prompt, row `p * G + g`; everything after a row's length is zero."""
+
+    prompts: PromptBatch
+    tokens: np.ndarray  # [R, S] int32, the ending EOS included
+    logp: np.ndarray  # [R, S] float32, under the distribution that was sampled from
+    lengths: np.ndarray  # [R] int32
+    finished: np.ndarray  # [R] bool, True = the response ended itself, False = it was cut
+
+    @property
+    def samples_per_prompt(self) -> int:
+        return len(self.lengths) // len(self.prompts)
+
+    def response(self, row: int) -> np.ndarray:
+        return self.tokens[row, : self.lengths[row]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Graded:
+    """Rollouts with their rewards. Rows the grader could not judge are not valid: no loss."""
+
+    rollouts: Rollouts
+    texts: tuple[str, ...]  # R decoded responses
+    rewards: np.ndarray  # [R] float32
+    valid: np.ndarray  # [R] bool, True = the reward may be learned from
+    correct: np.ndarray  # [R] bool
+    reasoned: np.ndarray  # [R] bool, True = the response works something out before it answers
+    parts: Mapping[str, np.ndarray]  # each reward part, [R] float32, before its weight
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PackedBatch:
+    """Rows of whole sequences side by side; at place t, `tokens` is read and `targets` predicted.
+
+    Arrays are [B, T], or [M, B, T] once split into micro-batches. `segment_ids` count the
+    sequences of a row from 1; 0 is padding. `positions` restart in each segment.
+    """
+
+    tokens: Any  # int32
+    targets: Any  # int32
+    positions: Any  # int32
+    segment_ids: Any  # int32
+    mask: Any  # bool, True = the prediction of this target counts
+    advantages: Any  # float32
+    logp_behavior: Any  # float32, what the sampler gave the target
+    prompt_ids: Any  # int32, which prompt of the batch the sequence answers
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that an update changes. Randomness needs no state: it is keyed by seed and step."""
+
+    params: Any
+    opt_state: Any
+    step: Any  # int32 scalar, updates done
