@@ -1,10 +1,9 @@
 """Estimators of KL(policy || reference) from the log-probs of sampled tokens.
 
-With d = log pi_ref - log pi of the sampled token (Schulman, "Approximating KL divergence",
-2020). As a *value* k1 and k3 are unbiased on the policy's own samples. As a *loss* they differ:
-the expected gradient of k1 is zero, that of k2 is the gradient of the reverse KL, that of k3 is
-the gradient of the forward KL (to first order the same); k3 times the importance ratio has the
-reverse KL's gradient (DeepSeek-V3.2).
+With d = log pi_ref - log pi of a token sampled from the policy (Schulman, "Approximating KL
+divergence", 2020). As *values* k1 and k3 are unbiased. As *losses* they differ: the expected
+gradient of k1 is zero, of k2 that of KL(policy || reference), of k3 that of KL(reference ||
+policy); k3 times the importance ratio has that of KL(policy || reference) (DeepSeek-V3.2).
 """
 
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Policy-gradient losses: every published variant is a choice on one of six axes.
+"""Policy-gradient losses: every published variant is one choice on each of a few axes.
 
 The loss of a step is a weighted sum over its counted tokens
 
@@ -7,9 +7,9 @@ The loss of a step is a weighted sum over its counted tokens
 in which the aggregation is nothing but the weights. They are computed once for all sequences of an
 optimizer step, so how these are split into micro-batches, packed or sharded cannot change the loss.
 
-Broken numbers: what stands at a token that does not count has no influence, not even on
-gradients. A log-prob below -10,000 (-inf: outside a truncated sampler's support) is read as the
-constant -10,000; a log-ratio beyond +-20 as the constant +-20.
+Broken numbers: what stands at a token that does not count has no influence, not even on gradients.
+A log-prob below -10,000 (-inf: outside a truncated sampler's support) is read as the constant
+-10,000, a log-ratio beyond +-20 as the constant +-20. A NaN at a counted token stays a NaN.
 """
 
 import dataclasses
@@ -21,12 +21,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from r1jax.objectives import kl as kl_lib
 from r1jax.objectives import reductions
+from r1jax.objectives.correction import Correction, correction_weights, off_policy_sequence_mask
+from r1jax.objectives.reductions import HostOrDevice
 
 Ratio = Literal["token", "sequence", "sequence_token"]
 Surrogate = Literal["clip", "cispo", "sapo", "reinforce"]
 Aggregation = Literal["token_mean", "sequence_mean", "prompt_mean", "constant"]
 Kl = Literal["none", "k1", "k2", "k3", "k3_unbiased"]
-Correction = Literal["none", "tis", "icepop", "sequence_mask"]
 Stats = dict[str, Array]
 
 LOGP_FLOOR = -1e4
@@ -34,14 +35,22 @@ LOGP_FLOOR = -1e4
 
 @dataclasses.dataclass(frozen=True)
 class PolicyObjective:
-    """What is optimised, as orthogonal choices. The clip bounds are 1 - clip_low, 1 + clip_high."""
+    """What is optimised, as orthogonal choices. The ratio is kept in [1 - clip_low, 1 + clip_high].
+
+    ratio: pi / pi_old of the token; of the sequence, as geometric mean (GSPO); or the sequence's
+    value with the token's gradient (GSPO-token).
+    surrogate: see `compute_surrogate`. dual_clip and sapo_tau belong to one surrogate each.
+    aggregation: see `token_weights`. kl: see `kl.py`; added to the loss, with the same weights.
+    correction: see `correction.py`; `off_policy_delta` is DeepSeek-V3.2's off-policy sequence mask.
+    Coefficients may be traced scalars, for controllers that adapt them from step to step.
+    """
 
     ratio: Ratio = "token"
     surrogate: Surrogate = "clip"
     clip_low: float | None = 0.2  # None: no bound on this side
     clip_high: float | None = 0.2
-    dual_clip: float | None = None  # for A < 0 the surrogate is at least dual_clip * A
-    sapo_tau: tuple[float, float] = (1.0, 1.05)  # for A >= 0 and A < 0
+    dual_clip: float | None = None
+    sapo_tau: tuple[float, float] = (1.0, 1.05)
     aggregation: Aggregation = "token_mean"
     constant_length: int | None = None
     kl: Kl = "none"
@@ -49,6 +58,7 @@ class PolicyObjective:
     correction: Correction = "none"
     correction_low: float | None = None
     correction_high: float | None = None
+    off_policy_delta: float | None = None
     entropy_coef: float | Float[Array, ""] = 0.0
 
     def __post_init__(self):
@@ -64,61 +74,78 @@ class PolicyObjective:
                 names = ", ".join(get_args(literal))
                 raise ValueError(f"{field}={getattr(self, field)!r}: use one of {names}")
         if (self.aggregation == "constant") != (self.constant_length is not None):
-            raise ValueError(
-                "aggregation='constant' and constant_length go together: set both or neither"
-            )
-        if self.correction != "none" and self.correction_high is None:
-            raise ValueError(f"correction={self.correction!r} needs correction_high")
+            raise ValueError("aggregation='constant' and constant_length need each other")
+        if self.kl == "none" and not _is_zero(self.kl_coef):
+            raise ValueError("kl_coef needs an estimator: set kl to k1, k2, k3 or k3_unbiased")
+        if self.correction != "none" and self.correction_low is self.correction_high is None:
+            raise ValueError(f"correction={self.correction!r} needs correction_low or _high")
+        if self.dual_clip is not None and self.dual_clip <= 1:
+            raise ValueError(f"dual_clip={self.dual_clip}: the bound on the ratio must exceed 1")
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the loss reads `logp_ref`: a KL with coefficient 0 costs no reference pass."""
+        return self.kl != "none" and not _is_zero(self.kl_coef)
+
+
+def _is_zero(coefficient) -> bool:
+    """Whether a coefficient is the number 0; a traced one never is."""
+    return isinstance(coefficient, int | float) and coefficient == 0
+
+
+def _divisors(objective, mask, segment_ids, prompt_ids):
+    """What each counted token's loss is divided by within its group, and the number of groups."""
+    xp = reductions.namespace(mask)
+    if objective.aggregation == "token_mean":
+        return xp.ones(mask.shape, "int32"), mask.sum()
+    if objective.aggregation == "constant":
+        sequences = reductions.sequence_count(mask, segment_ids)
+        return xp.ones(mask.shape, "int32"), sequences * objective.constant_length
+    if objective.aggregation == "sequence_mean":
+        if segment_ids is None:
+            segment_ids = xp.ones(mask.shape, "int32")
+        return _group_sizes(mask, segment_ids)
+    if prompt_ids is None:
+        raise ValueError("aggregation='prompt_mean' needs prompt_ids")
+    ids_BT = reductions.per_token(prompt_ids, mask.shape)
+    # A prompt's group may lie in several rows, so all rows are read as one.
+    sizes_1N, groups = _group_sizes(mask.reshape(1, -1), ids_BT.reshape(1, -1))
+    return sizes_1N.reshape(mask.shape), groups
+
+
+def _group_sizes(mask_BT, ids_BT):
+    """Counted tokens of each token's group (at least 1), and the number of groups with any."""
+    xp = reductions.namespace(mask_BT)
+    totals_BT, index_BT = reductions.group_totals(mask_BT.astype("int32"), ids_BT)
+    return xp.maximum(xp.take_along_axis(totals_BT, index_BT, axis=-1), 1), (totals_BT > 0).sum()
 
 
 def token_weights(
     objective: PolicyObjective,
-    mask: Bool[reductions.Array, "B T"],
+    mask: Bool[HostOrDevice, "B T"],
     *,
-    segment_ids: Int[reductions.Array, "B T"] | None = None,
-    prompt_ids: Int[reductions.Array, "B T"] | Int[reductions.Array, "B"] | None = None,
-    denominator: float | Float[reductions.Array, ""] | None = None,
+    segment_ids: Int[HostOrDevice, "B T"] | None = None,
+    prompt_ids: Int[HostOrDevice, "B T"] | Int[HostOrDevice, "B"] | None = None,
+    denominator: float | Float[HostOrDevice, ""] | None = None,
     dtype: str | jnp.dtype = "float32",
-) -> Float[reductions.Array, "B T"]:
-    """Weight of each token in the loss: its share of its group's mean, over the number of groups.
+) -> Float[HostOrDevice, "B T"]:
+    """Weight of each token in the loss: what its group divides it by, over the number of groups.
 
     token_mean     1 / counted tokens
-    sequence_mean  1 / (counted tokens of the sequence * sequences that have one)
-    prompt_mean    1 / (counted tokens of the prompt's group * groups that have one)
-    constant       1 / (constant_length * sequences)
+    sequence_mean  1 / (counted tokens of the sequence * sequences with any)     GRPO as printed
+    prompt_mean    1 / (counted tokens of the prompt's group * prompts with any) DAPO as printed
+    constant       1 / (constant_length * sequences)                             Dr. GRPO
 
     Numpy arrays give numpy weights and compile nothing: call it on the host with all rows of an
-    optimizer step, then hand each micro-batch its rows. `denominator` replaces the last factor.
+    optimizer step, then hand each micro-batch its rows. `denominator` replaces the last factor (of
+    `constant`, both).
     """
-    xp = reductions.namespace(mask)
     if segment_ids is not None:
         mask = mask & (segment_ids != 0)
-    if objective.aggregation == "token_mean":
-        divisor_BT, total = xp.ones(mask.shape, dtype), mask.sum()
-    elif objective.aggregation == "constant":
-        divisor_BT = xp.full(mask.shape, objective.constant_length, dtype)
-        total = reductions.sequence_count(mask, segment_ids)
-    elif objective.aggregation == "sequence_mean":
-        divisor_BT, total = _group_sizes(mask, segment_ids)
-    elif prompt_ids is not None:
-        ids_BT = reductions.prompt_ids_of_tokens(prompt_ids, mask.shape)
-        # A group may lie in several rows, so all rows are read as one.
-        divisor_1N, total = _group_sizes(mask.reshape(1, -1), ids_BT.reshape(1, -1))
-        divisor_BT = divisor_1N.reshape(mask.shape)
-    else:
-        raise ValueError("aggregation='prompt_mean' needs prompt_ids")
+    divisor_BT, total = _divisors(objective, mask, segment_ids, prompt_ids)
     if denominator is None:
-        denominator = xp.maximum(total, 1).astype(dtype)
+        denominator = reductions.namespace(mask).maximum(total, 1).astype(dtype)
     return mask.astype(dtype) / (divisor_BT.astype(dtype) * denominator)
-
-
-def _group_sizes(mask_BT, ids_BT):
-    """Counted tokens of each token's group (at least 1), and the number of groups that have one."""
-    xp = reductions.namespace(mask_BT)
-    if ids_BT is None:
-        ids_BT = xp.zeros(mask_BT.shape, "int32")
-    totals_BT, index_BT = reductions.group_totals(mask_BT.astype("int32"), ids_BT)
-    return xp.maximum(xp.take_along_axis(totals_BT, index_BT, axis=-1), 1), (totals_BT > 0).sum()
 
 
 def policy_loss(
@@ -139,133 +166,179 @@ def policy_loss(
     """loss = sum_t weight_t (-surrogate_t + kl_coef kl_t - entropy_coef entropy_t), and statistics.
 
     `mask` is True where a token counts. `advantages` [B] holds one value per row. Without
-    `segment_ids` (0 = padding) each row is one sequence. `logp_old=None` means that the update
-    is on-policy.
+    `segment_ids` (0 = padding) each row is one sequence. `logp_old=None`: the update is on-policy.
+    Gradients flow through `logp` and `entropy` only.
 
-    One batch: give neither `denominator` nor `weights`. Micro-batches: give each its rows of
-    `token_weights` of the whole step, and add the losses up. `denominator` (tokens, sequences
-    or prompts of the whole step, as the aggregation counts) does the same where no prompt spans
-    micro-batches.
+    One batch: give neither `denominator` nor `weights`. Micro-batches: give each its rows of the
+    step's `token_weights` as `weights`, and add the losses up. A `denominator` (the step's tokens,
+    sequences, prompts, or sequences * constant_length, as the aggregation has it) does the same
+    where no prompt spans micro-batches.
 
-    Statistics: see `mean_stats`.
+    The statistics are sums to add up with `add_stats` and to read with `mean_stats`.
     """
     dtype = logp.dtype if logp.dtype.itemsize >= 4 else jnp.dtype("float32")
     if segment_ids is not None:
         mask = mask & (segment_ids != 0)
     if weights is None:
-        weights = token_weights(
-            objective,
-            mask,
-            segment_ids=segment_ids,
-            prompt_ids=prompt_ids,
-            denominator=denominator,
-            dtype=dtype,
-        )
-    logp = _clean_logp(logp, mask, dtype)
-    logp_old = (
-        jax.lax.stop_gradient(logp) if logp_old is None else _clean_logp(logp_old, mask, dtype)
-    )
-    if advantages.ndim == 1:
-        advantages = jnp.broadcast_to(advantages[:, None], mask.shape)
-    advantages = jnp.where(mask, advantages, 0).astype(dtype)
+        groups = {"segment_ids": segment_ids, "prompt_ids": prompt_ids}
+        weights = token_weights(objective, mask, denominator=denominator, dtype=dtype, **groups)
+    weights = jnp.where(mask, weights, 0).astype(dtype)
 
+    def constant(values):
+        return jax.lax.stop_gradient(_clean(values, mask, dtype))
+
+    logp = _floor(_clean(logp, mask, dtype))
+    logp_old = jax.lax.stop_gradient(logp) if logp_old is None else _floor(constant(logp_old))
+    logp_ref = None if logp_ref is None else _floor(constant(logp_ref))
+    logp_behavior = None if logp_behavior is None else _floor(constant(logp_behavior))
+    entropy = None if entropy is None else _clean(entropy, mask, dtype)
+    advantages = constant(reductions.per_token(advantages, mask.shape))
+
+    credit, stats = _correct(
+        objective, advantages, logp, logp_old, logp_behavior, mask, segment_ids
+    )
     log_ratio = logp - logp_old
-    ratio = jnp.exp(
-        kl_lib.bound_log_ratio(_log_ratio_at_level(objective, log_ratio, mask, segment_ids))
-    )
-    surrogate, is_low, is_high = _surrogate(objective, ratio, advantages, logp)
-    per_token = -surrogate
-    policy_term = jnp.sum(weights * per_token)
+    level = _log_ratio_at_level(objective, log_ratio, mask, segment_ids)
+    ratio = jnp.exp(kl_lib.bound_log_ratio(level))
+    surrogate, is_low, is_high = compute_surrogate(objective, ratio, credit, logp)
+    policy_term = jnp.sum(weights * -surrogate)
+    penalty = _penalty(objective, logp, logp_ref, log_ratio, entropy)
 
-    stats = {"clip_ratio/low_mean": is_low, "clip_ratio/high_mean": is_high}
-    stats |= {"clip_ratio/region_mean": is_low | is_high, "ratio": ratio}
+    stats |= {"clip_ratio/low_mean": is_low, "clip_ratio/high_mean": is_high}
+    stats |= {"clip_ratio/region_mean": is_low | is_high, "ratio/mean": ratio}
     stats |= {"approx_kl": kl_lib.k3(logp_old, logp)}
-    if logp_ref is not None:
-        logp_ref = _clean_logp(logp_ref, mask, dtype)
-        stats |= {"kl": kl_lib.k3(logp, logp_ref)}
-    if entropy is not None:
-        entropy = jnp.where(mask, entropy, 0).astype(dtype)
-        stats |= {"entropy": entropy}
-    if objective.kl != "none":
-        if logp_ref is None:
-            raise ValueError(f"kl={objective.kl!r} needs logp_ref")
-        per_token += objective.kl_coef * _kl_penalty(objective, logp, logp_ref, log_ratio)
-    if not _is_zero(objective.entropy_coef):
-        if entropy is None:
-            raise ValueError("entropy_coef needs entropy")
-        per_token -= objective.entropy_coef * entropy
-    stats = {f"{name}_sum": jnp.where(mask, x.astype(dtype), 0).sum() for name, x in stats.items()}
-    stats |= {"policy_loss": policy_term, "tokens": mask.sum().astype(dtype)}
-    return jnp.sum(weights * per_token), jax.lax.stop_gradient(stats)
+    stats |= {} if logp_ref is None else {"kl": kl_lib.k3(logp, logp_ref)}
+    stats |= {} if entropy is None else {"entropy": entropy}
+    stats = {f"{name}_sum": _clean(x, mask, dtype).sum() for name, x in stats.items()}
+    stats |= {"ratio/max": _clean(ratio, mask, dtype).max(), "policy_loss": policy_term}
+    stats |= {"tokens": mask.sum().astype(dtype)}
+    return policy_term + jnp.sum(weights * penalty), jax.lax.stop_gradient(stats)
 
 
-def _is_zero(coefficient) -> bool:
-    """Whether a coefficient is the number 0; a traced one (an adaptive controller's) never is."""
-    return isinstance(coefficient, int | float) and coefficient == 0
+def _clean(values_BT, mask_BT, dtype):
+    """0 where the token does not count: neither the value nor a gradient gets past this."""
+    return jnp.where(mask_BT, values_BT.astype(dtype), 0)
 
 
-def _clean_logp(logp_BT, mask_BT, dtype):
-    """0 where the token does not count, at least LOGP_FLOOR; no gradient where either holds."""
-    logp_BT = jnp.where(mask_BT, logp_BT, 0).astype(dtype)
+def _floor(logp_BT):
+    """LOGP_FLOOR where a log-prob is below it."""
     return jnp.where(logp_BT < LOGP_FLOOR, LOGP_FLOOR, logp_BT)
+
+
+def _correct(objective, advantages, logp, logp_old, logp_behavior, mask, segment_ids):
+    """The advantages after the corrections for stale or mismatched samples, and statistics."""
+    credit, stats = advantages, {}
+    if logp_behavior is not None:
+        log_weight = logp_old - logp_behavior
+        bounds = {"low": objective.correction_low, "high": objective.correction_high}
+        weight = correction_weights(
+            objective.correction, log_weight, mask, segment_ids=segment_ids, **bounds
+        )
+        credit = credit * weight
+        stats["sampling/sampling_logp_difference/mean"] = jnp.abs(log_weight)
+        stats["sampling/importance_sampling_ratio/mean"] = weight
+    elif objective.correction != "none":
+        raise ValueError(f"correction={objective.correction!r} needs logp_behavior")
+    if objective.off_policy_delta is not None:
+        sampled = logp_old if logp_behavior is None else logp_behavior
+        is_kept = off_policy_sequence_mask(
+            logp,
+            sampled,
+            advantages,
+            mask,
+            delta=objective.off_policy_delta,
+            segment_ids=segment_ids,
+        )
+        credit = jnp.where(is_kept, credit, 0)
+        stats["off_policy_masked"] = ~is_kept
+    return credit, stats
 
 
 def _log_ratio_at_level(objective, log_ratio_BT, mask_BT, segment_ids):
     """Token log-ratio, the sequence's mean (GSPO 2507.18071), or that with the token's gradient."""
     if objective.ratio == "token":
         return log_ratio_BT
-    length_BT = reductions.sequence_sum(mask_BT.astype("int32"), segment_ids)
-    total_BT = reductions.sequence_sum(log_ratio_BT, segment_ids)
-    mean_BT = total_BT / jnp.maximum(length_BT, 1).astype(log_ratio_BT.dtype)
+    mean_BT = reductions.sequence_mean(log_ratio_BT, mask_BT, segment_ids)
     if objective.ratio == "sequence":
         return mean_BT
     return jax.lax.stop_gradient(mean_BT - log_ratio_BT) + log_ratio_BT
 
 
-def _surrogate(objective, ratio, advantages, logp):
-    """The objective to maximise per token, and where a bound below / above changed it."""
-    low = -jnp.inf if objective.clip_low is None else 1 - objective.clip_low
-    high = jnp.inf if objective.clip_high is None else 1 + objective.clip_high
-    if objective.surrogate == "cispo":
-        # MiniMax-M1 2506.13585: sg(clip(r)) A log pi. No token loses its gradient.
-        bounded = jax.lax.stop_gradient(jnp.clip(ratio, low, high))
-        return bounded * advantages * logp, ratio < low, ratio > high
+def compute_surrogate(
+    objective: PolicyObjective,
+    ratio: Float[Array, "B T"],
+    advantages: Float[Array, "B T"],
+    logp: Float[Array, "B T"],
+) -> tuple[Float[Array, "B T"], Bool[Array, "B T"], Bool[Array, "B T"]]:
+    """The objective to maximise per token, and where the bound below or above acted.
+
+    clip       min(r A, clip(r) A)                        PPO 1707.06347; DAPO's bounds differ
+               at least dual_clip * A where A < 0         dual-clip PPO 1912.09729
+    cispo      sg(clip(r)) A log pi                       MiniMax-M1 2506.13585: all tokens learn
+    sapo       A sigmoid(tau (r - 1)) 4 / tau             2511.20347: tau for A >= 0 and for A < 0
+    reinforce  A log pi
+    """
+    low = None if objective.clip_low is None else 1 - objective.clip_low
+    high = None if objective.clip_high is None else 1 + objective.clip_high
     never = jnp.zeros(ratio.shape, bool)
+    is_low = never if low is None else ratio < low
+    is_high = never if high is None else ratio > high
+    if objective.surrogate == "cispo":
+        return (
+            jax.lax.stop_gradient(jnp.clip(ratio, low, high)) * advantages * logp,
+            is_low,
+            is_high,
+        )
     if objective.surrogate == "reinforce":
         return advantages * logp, never, never
     if objective.surrogate == "sapo":
-        # SAPO 2511.20347: a sigmoid gate instead of bounds, steeper for negative advantages.
         tau = jnp.where(advantages >= 0, *objective.sapo_tau).astype(ratio.dtype)
         return jax.nn.sigmoid(tau * (ratio - 1)) * 4 / tau * advantages, never, never
-    # PPO 1707.06347: min(r A, clip(r) A), written as which bound holds so that ties have one
-    # gradient.
-    is_low = (advantages < 0) & (ratio < low)
-    is_high = (advantages > 0) & (ratio > high)
-    surrogate = jnp.where(is_low, low * advantages, ratio * advantages)
-    surrogate = jnp.where(is_high, high * advantages, surrogate)
+    # The minimum, spelt as which bound holds, so that ties have one gradient.
+    is_low, is_high = is_low & (advantages < 0), is_high & (advantages > 0)
+    surrogate = ratio * advantages
+    if low is not None:
+        surrogate = jnp.where(is_low, low * advantages, surrogate)
+    if high is not None:
+        surrogate = jnp.where(is_high, high * advantages, surrogate)
     if objective.dual_clip is not None:
-        # Dual-clip PPO 1912.09729: for A < 0 a large ratio stops paying at c.
         is_far = (advantages < 0) & (ratio > objective.dual_clip)
         surrogate = jnp.where(is_far, objective.dual_clip * advantages, surrogate)
     return surrogate, is_low, is_high
 
 
-def _kl_penalty(objective, logp, logp_ref, log_ratio):
-    """The estimator of `objective.kl`; `k3_unbiased` is DeepSeek-V3.2's ratio * k3 (2512.02556)."""
-    if objective.kl == "k3_unbiased":
-        return jnp.exp(kl_lib.bound_log_ratio(log_ratio)) * kl_lib.k3(logp, logp_ref)
-    return {"k1": kl_lib.k1, "k2": kl_lib.k2, "k3": kl_lib.k3}[objective.kl](logp, logp_ref)
+def _penalty(objective, logp, logp_ref, log_ratio, entropy):
+    """kl_coef * kl - entropy_coef * entropy per token."""
+    penalty = jnp.zeros_like(logp)
+    if objective.needs_reference:
+        if logp_ref is None:
+            raise ValueError(f"kl={objective.kl!r} needs logp_ref")
+        estimators = {"k1": kl_lib.k1, "k2": kl_lib.k2}
+        kl = estimators.get(objective.kl, kl_lib.k3)(logp, logp_ref)
+        if objective.kl == "k3_unbiased":
+            kl = jnp.exp(kl_lib.bound_log_ratio(log_ratio)) * kl
+        penalty += objective.kl_coef * kl
+    if not _is_zero(objective.entropy_coef):
+        if entropy is None:
+            raise ValueError("entropy_coef needs entropy")
+        penalty -= objective.entropy_coef * entropy
+    return penalty
 
 
 def add_stats(left: Stats, right: Stats) -> Stats:
-    """Statistics of two micro-batches together."""
-    return {name: left[name] + right[name] for name in left}
+    """Statistics of two micro-batches together: maxima where the name ends in `max`, else sums."""
+    return {
+        name: jnp.maximum(value, right[name]) if name.endswith("max") else value + right[name]
+        for name, value in left.items()
+    }
 
 
 def mean_stats(stats: Stats) -> Stats:
     """Turn added-up statistics into the numbers to log: `x_sum` becomes `x` = x_sum / tokens.
 
-    `tokens` is a count and `policy_loss` a share of the step's loss; both are right once added up.
+    `tokens` is a count, `policy_loss` this batch's share of the step's policy term, names that end
+    in `max` maxima over counted tokens. `kl` and `approx_kl` are k3 estimates of KL(pi || pi_ref)
+    and of KL(pi_old || pi); names with a slash are TRL's.
     """
     tokens = jnp.maximum(stats["tokens"], 1)
     return {

@@ -1,25 +1,27 @@
 """Sums over the sequences and prompt groups of packed rows.
 
-A row of a packed batch holds several sequences, told apart by `segment_ids` (0 = padding) that
-are unique within their row only. Ids may be any integers, in any order. The functions take
-numpy or JAX arrays and return the same kind, so that a host can compute whole-batch weights
-without compiling anything.
+A row of a packed batch holds several sequences, told apart by `segment_ids` (0 = padding) that are
+unique within their row only. Ids may be any integers, in any order. The functions take numpy or
+JAX arrays and return the same kind, so that a host can compute whole-batch weights without
+compiling anything.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-Array = jax.Array | np.ndarray
+HostOrDevice = Any  # a jax.Array or a numpy.ndarray
 
 
-def namespace(array: Array):
-    """`numpy` for a numpy array, `jax.numpy` for anything else."""
+def namespace(array: HostOrDevice) -> Any:
+    """`numpy` for a numpy array, `jax.numpy` for a JAX array."""
     return np if isinstance(array, np.ndarray) else jnp
 
 
-def group_index(ids_BT: Int[Array, "B T"]) -> Int[Array, "B T"]:
+def group_index(ids_BT: Int[HostOrDevice, "B T"]) -> Int[HostOrDevice, "B T"]:
     """Number the distinct ids of each row 0, 1, ...: equal ids get equal numbers."""
     xp = namespace(ids_BT)
     order_BT = xp.argsort(ids_BT, axis=-1)
@@ -29,7 +31,9 @@ def group_index(ids_BT: Int[Array, "B T"]) -> Int[Array, "B T"]:
     return xp.take_along_axis(rank_BT, xp.argsort(order_BT, axis=-1), axis=-1)
 
 
-def group_totals(values_BT: Array, ids_BT: Int[Array, "B T"]) -> tuple[Array, Int[Array, "B T"]]:
+def group_totals(
+    values_BT: HostOrDevice, ids_BT: Int[HostOrDevice, "B T"]
+) -> tuple[HostOrDevice, Int[HostOrDevice, "B T"]]:
     """Return totals and index: `totals[b, index[b, t]]` is the sum over the id that (b, t) has.
 
     A row of T tokens has at most T groups; the totals of the numbers that no group uses are 0.
@@ -39,12 +43,13 @@ def group_totals(values_BT: Array, ids_BT: Int[Array, "B T"]) -> tuple[Array, In
     if isinstance(values_BT, np.ndarray):
         totals_BT = np.zeros_like(values_BT)
         np.add.at(totals_BT, (rows_B1, index_BT), values_BT)
-    else:
-        totals_BT = jnp.zeros_like(values_BT).at[rows_B1, index_BT].add(values_BT)
-    return totals_BT, index_BT
+        return totals_BT, index_BT
+    return jnp.zeros_like(values_BT).at[rows_B1, index_BT].add(values_BT), index_BT
 
 
-def sequence_sum(values_BT: Array, segment_ids: Int[Array, "B T"] | None) -> Array:
+def sequence_sum(
+    values_BT: HostOrDevice, segment_ids: Int[HostOrDevice, "B T"] | None
+) -> HostOrDevice:
     """Give every token the sum of `values` over its sequence, as [B, T]."""
     xp = namespace(values_BT)
     if segment_ids is None:
@@ -53,7 +58,20 @@ def sequence_sum(values_BT: Array, segment_ids: Int[Array, "B T"] | None) -> Arr
     return xp.take_along_axis(totals_BT, index_BT, axis=-1)
 
 
-def sequence_count(mask: Bool[Array, "B T"], segment_ids: Int[Array, "B T"] | None) -> Array:
+def sequence_mean(
+    values_BT: Float[jax.Array, "B T"],
+    mask: Bool[jax.Array, "B T"],
+    segment_ids: Int[jax.Array, "B T"] | None,
+) -> Float[jax.Array, "B T"]:
+    """Give every token the mean of `values` over the counted tokens of its sequence."""
+    total_BT = sequence_sum(jnp.where(mask, values_BT, 0), segment_ids)
+    length_BT = sequence_sum(mask.astype("int32"), segment_ids)
+    return jnp.asarray(total_BT / jnp.maximum(length_BT, 1).astype(values_BT.dtype))
+
+
+def sequence_count(
+    mask: Bool[HostOrDevice, "B T"], segment_ids: Int[HostOrDevice, "B T"] | None
+) -> HostOrDevice:
     """Number of sequences, counted tokens or not: the rows, or the segments other than 0."""
     xp = namespace(mask)
     if segment_ids is None:
@@ -64,14 +82,20 @@ def sequence_count(mask: Bool[Array, "B T"], segment_ids: Int[Array, "B T"] | No
     return xp.asarray((is_last_BT & (sorted_BT != 0)).sum())
 
 
-def prompt_ids_of_tokens(prompt_ids: Array, shape: tuple[int, ...]) -> Int[Array, "B T"]:
-    """Spread prompt ids [B] over the tokens; ids [B, T] are returned as they are."""
-    if prompt_ids.ndim == 2:
-        return prompt_ids
-    return namespace(prompt_ids).broadcast_to(prompt_ids[:, None], shape)
+def per_token(values: HostOrDevice, shape: tuple[int, ...]) -> HostOrDevice:
+    """Spread one value per row, [B], over the tokens; what is [B, T] is returned as it is."""
+    if values.ndim == 2:
+        return values
+    return namespace(values).broadcast_to(values[:, None], shape)
 
 
-def masked_mean(values: Float[Array, "*shape"], mask: Bool[Array, "*shape"]) -> Array:
-    """Mean of the values where the mask is True; 0 where it is True nowhere."""
-    xp = namespace(values)
-    return xp.where(mask, values, 0).sum() / xp.maximum(mask.sum(), 1).astype(values.dtype)
+def masked_mean(
+    values: Float[jax.Array, "*shape"],
+    mask: Bool[jax.Array, "*shape"],
+    denominator: float | Float[jax.Array, ""] | None = None,
+) -> Float[jax.Array, ""]:
+    """Sum of the values where the mask is True, over the denominator or else over their number."""
+    total = jnp.where(mask, values, 0).sum()
+    if denominator is None:
+        denominator = jnp.maximum(mask.sum(), 1).astype(values.dtype)
+    return total / denominator

@@ -11,13 +11,20 @@ def token_loss(
     mask: Bool[Array, "B T"],
     *,
     denominator: float | Float[Array, ""] | None = None,
+    log_z: Float[Array, "B T"] | None = None,
+    z_coef: float = 0.0,
 ) -> Float[Array, ""]:
-    """Negative log-likelihood of the counted tokens: -sum(mask * logp) / denominator.
+    """Negative log-likelihood: sum over counted tokens of (-logp + z_coef log_z^2) / denominator.
 
-    Without a denominator the batch's own number of counted tokens; with the number of counted
-    tokens of the whole optimizer step, the losses of its micro-batches add up to the loss of
-    the whole.
+    The denominator is the batch's own number of counted tokens; given the number of the whole
+    optimizer step, the losses of its micro-batches add up to the loss of the whole. `log_z` is the
+    log of the softmax's normaliser, which the z-loss (PaLM 2204.02311) holds near 0.
+
+    On the mask of correct samples this is VAPO's positive-example loss (2504.05118).
     """
-    if denominator is None:
-        return masked_mean(-logp, mask)
-    return jnp.where(mask, -logp, 0).sum() / denominator
+    per_token = -logp
+    if z_coef != 0:
+        if log_z is None:
+            raise ValueError("z_coef needs log_z")
+        per_token += z_coef * jnp.square(log_z)
+    return masked_mean(per_token, mask, denominator)

@@ -38,7 +38,7 @@ def test_clip_by_hand():
     np.testing.assert_allclose(means["clip_ratio/low_mean"], 1 / 6)
     np.testing.assert_allclose(means["clip_ratio/high_mean"], 1 / 6)
     np.testing.assert_allclose(means["clip_ratio/region_mean"], 2 / 6)
-    np.testing.assert_allclose(means["ratio"], 3.1 / 3)
+    np.testing.assert_allclose(means["ratio/mean"], 3.1 / 3)
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
