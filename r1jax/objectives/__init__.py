@@ -1,15 +1,30 @@
 """Losses and advantages: arrays in, arrays out."""
 
-from r1jax.objectives import advantages, correction, kl, policy, reductions, supervised
+from r1jax.objectives import (
+    advantages,
+    correction,
+    distillation,
+    kl,
+    policy,
+    preference,
+    reductions,
+    selection,
+    supervised,
+    value,
+)
 from r1jax.objectives.policy import PolicyObjective, policy_loss
 
 __all__ = [
     "PolicyObjective",
     "advantages",
     "correction",
+    "distillation",
     "kl",
     "policy",
     "policy_loss",
+    "preference",
     "reductions",
+    "selection",
     "supervised",
+    "value",
 ]

@@ -179,14 +179,14 @@ def policy_loss(
     dtype = logp.dtype if logp.dtype.itemsize >= 4 else jnp.dtype("float32")
     if segment_ids is not None:
         mask = mask & (segment_ids != 0)
-    if weights is None:
-        groups = {"segment_ids": segment_ids, "prompt_ids": prompt_ids}
-        weights = token_weights(objective, mask, denominator=denominator, dtype=dtype, **groups)
-    weights = jnp.where(mask, weights, 0).astype(dtype)
 
     def constant(values):
         return jax.lax.stop_gradient(_clean(values, mask, dtype))
 
+    if weights is None:
+        groups = {"segment_ids": segment_ids, "prompt_ids": prompt_ids}
+        weights = token_weights(objective, mask, denominator=denominator, dtype=dtype, **groups)
+    weights = constant(weights)
     logp = _floor(_clean(logp, mask, dtype))
     logp_old = jax.lax.stop_gradient(logp) if logp_old is None else _floor(constant(logp_old))
     logp_ref = None if logp_ref is None else _floor(constant(logp_ref))

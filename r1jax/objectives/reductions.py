@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 HostOrDevice = Any  # a jax.Array or a numpy.ndarray
 
@@ -56,6 +56,19 @@ def sequence_sum(
         return xp.broadcast_to(values_BT.sum(axis=-1, keepdims=True), values_BT.shape)
     totals_BT, index_BT = group_totals(values_BT, segment_ids)
     return xp.take_along_axis(totals_BT, index_BT, axis=-1)
+
+
+def sequence_max(
+    values_BT: Shaped[jax.Array, "B T"], segment_ids: Int[jax.Array, "B T"] | None
+) -> Shaped[jax.Array, "B T"]:
+    """Give every token the maximum of `values` over its sequence, as [B, T]."""
+    if segment_ids is None:
+        return jnp.broadcast_to(values_BT.max(axis=-1, keepdims=True), values_BT.shape)
+    index_BT = group_index(segment_ids)
+    rows_B1 = np.arange(index_BT.shape[0])[:, None]
+    lowest_BT = jnp.full_like(values_BT, values_BT.min())
+    largest_BT = lowest_BT.at[rows_B1, index_BT].max(values_BT)
+    return jnp.take_along_axis(largest_BT, index_BT, axis=-1)
 
 
 def sequence_mean(
