@@ -66,6 +66,7 @@ class Graded:
     valid: np.ndarray  # [R] bool, True = the reward may be learned from
     correct: np.ndarray  # [R] bool
     reasoned: np.ndarray  # [R] bool, True = the response works something out before it answers
+    answers: tuple[str | None, ...]  # R final answers, None where the form is broken
     parts: Mapping[str, np.ndarray]  # each reward part, [R] float32, before its weight
 
 
@@ -85,6 +86,7 @@ class PackedBatch:
     mask: Any  # bool, True = the prediction of this target counts
     advantages: Any  # float32
     logp_behavior: Any  # float32, what the sampler gave the target
+    logp_ref: Any  # float32, what the reference gives it; zeros where no reference is asked for
     prompt_ids: Any  # int32, which prompt of the batch the sequence answers
 
 

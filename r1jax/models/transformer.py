@@ -151,9 +151,7 @@ class Block(nn.Module):
     ) -> tuple[Float[Array, "B T D"], tuple[Array, Array]]:
         """(output, the keys and values a cache would hold)."""
         q, k, v = self.project(x, positions)
-        heads = attention.attend(
-            q, k, v, segment_ids_BT=segment_ids, backend=self.config.attention
-        )
+        heads = attention.attend(q, k, v, segment_ids_BT=segment_ids, backend=self.config.attention)
         return self.finish(x, heads), (k, v)
 
     def decode(
@@ -195,7 +193,7 @@ class Transformer(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        normal = nn.initializers.normal(0.02)
+        normal = nn.initializers.normal(c.width**-0.5)
         self.embedding = self.param("embedding", normal, (c.vocab_size, c.width))
         self.final_norm = self.param("final_norm", nn.initializers.ones, (c.width,))
         if not c.tied_head:
@@ -298,8 +296,6 @@ def decode_token(
     positions = positions_R[:, None]
     new_caches = []
     for layer, cache in zip(decode_params["layers"], caches, strict=True):
-        x, cache = block.apply(
-            {"params": layer}, x, positions, cache, method=Block.decode
-        )
+        x, cache = block.apply({"params": layer}, x, positions, cache, method=Block.decode)
         new_caches.append(cache)
     return rms_norm(x[:, 0], decode_params["final_norm"], config.norm_eps), new_caches

@@ -73,6 +73,7 @@ def pack(
         mask=np.zeros(shape, bool),
         advantages=np.zeros(shape, np.float32),
         logp_behavior=np.zeros(shape, np.float32),
+        logp_ref=np.zeros(shape, np.float32),
     )
     for row, members in enumerate(layout):
         start = 0

@@ -16,9 +16,10 @@ def rotate(
     inv_freq: np.ndarray,
 ) -> Float[Array, "B T heads H"]:
     """Turn plane i of each head by `position * inv_freq[i]`; angles and turning in float32."""
-    angles = positions_BT[:, :, None].astype(jnp.float32) * jnp.asarray(inv_freq, jnp.float32)[
-        None, None
-    ]
+    angles = (
+        positions_BT[:, :, None].astype(jnp.float32)
+        * jnp.asarray(inv_freq, jnp.float32)[None, None]
+    )
     sin, cos = jnp.sin(angles)[:, :, None], jnp.cos(angles)[:, :, None]
     left, right = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)

@@ -103,9 +103,7 @@ def sample(
     return token, chosen - jax.nn.logsumexp(logits, axis=-1)
 
 
-def filter_logits(
-    logits_RV: Float[Array, "R V"], sampling: SamplingArrays
-) -> Float[Array, "R V"]:
+def filter_logits(logits_RV: Float[Array, "R V"], sampling: SamplingArrays) -> Float[Array, "R V"]:
     """Top-k, then top-p of what top-k left; what falls out becomes -inf. Ties at the edge stay."""
     vocabulary = logits_RV.shape[-1]
     k = jnp.where(sampling.top_k > 0, sampling.top_k, vocabulary).astype(jnp.float32)
@@ -147,9 +145,7 @@ def _keep_above(
     return jnp.where(logits_RV >= threshold[:, None], logits_RV, _MASKED)
 
 
-def draw(
-    logits_RV: Float[Array, "R V"], uniform_R: Float[Array, " R"]
-) -> Int[Array, " R"]:
+def draw(logits_RV: Float[Array, "R V"], uniform_R: Float[Array, " R"]) -> Int[Array, " R"]:
     """Invert the cumulative distribution at `uniform`, in two levels: a block, then its token.
 
     One random number per row; the Gumbel trick needs one per row and token, which on a CPU costs

@@ -15,6 +15,7 @@ class Grade:
     reward: float | None
     correct: bool
     reasoned: bool
+    answer: str | None
     parts: Mapping[str, float]
 
 
@@ -75,5 +76,6 @@ def grade(
         reward=sum(weights[name] * value for name, value in parts.items()),
         correct=correct,
         reasoned=response is not None and bool(response.thoughts),
+        answer=None if response is None else response.answer,
         parts=parts,
     )

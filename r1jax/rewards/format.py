@@ -45,9 +45,7 @@ def read(text: str, *, opened_by_prompt: bool = False) -> Response | None:
     )
 
 
-def r1_format(
-    text: str, *, opened_by_prompt: bool = False, empty_thoughts: bool = False
-) -> float:
+def r1_format(text: str, *, opened_by_prompt: bool = False, empty_thoughts: bool = False) -> float:
     """1.0 for R1's format with a non-empty answer and, unless allowed, non-empty thoughts."""
     response = read(text, opened_by_prompt=opened_by_prompt)
     if response is None or not response.answer:

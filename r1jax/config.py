@@ -1,0 +1,378 @@
+"""Every setting and its default, as frozen dataclasses; config files state only differences.
+
+    config file (ml_collections) + --config.a.b=value  ->  Config, checked once at the start
+
+A wrong key, type, choice or combination is a `UserError` of one line.
+"""
+
+import ast
+import dataclasses
+import difflib
+import importlib.util
+import json
+import math
+import pathlib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from r1jax.data.tasks import TASKS
+from r1jax.data.templates import TEMPLATES
+from r1jax.errors import UserError
+from r1jax.models.config import ModelConfig
+from r1jax.objectives.policy import PolicyObjective
+from r1jax.ops.sampling import SamplingParams
+from r1jax.rewards.compose import PARTS
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    task: str = "running_sum"
+    size: int = 0  # digits, bits or numbers of a question; 0 = the task's own default
+    template: str = "symbols"
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """AdamW. The papers' reinforcement learning uses a constant rate after a short warm-up."""
+
+    lr: float = 1e-6
+    schedule: Literal["constant", "cosine"] = "constant"
+    final_fraction: float = 0.1  # where the cosine ends, as a share of lr
+    warmup_steps: int = 0
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig:
+    """The tiny base model's own training; 0 steps = start from the initial parameters."""
+
+    steps: int = 0
+    documents_per_step: int = 128
+    reasoning_share: float = 0.1
+    optim: OptimConfig = OptimConfig(
+        lr=4e-3, schedule="cosine", final_fraction=0.05, warmup_steps=20, b2=0.95
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class RLConfig:
+    """One step: sample `prompts_per_step * samples_per_prompt`, then `updates_per_step` updates."""
+
+    steps: int = 100
+    prompts_per_step: int = 32
+    samples_per_prompt: int = 16
+    updates_per_step: int = 1
+    advantage_scale: Literal["std", "none", "batch_std"] = "std"
+    advantage_eps: float = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchConfig:
+    """How an update is cut up. Changes memory and speed, never the result."""
+
+    tokens_per_device: int = 8192  # of one micro-batch
+    row_length: int = 0  # 0 = just the longest prompt and response
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    data: int = -1  # -1 = all devices that are left
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    prompts: int = 256
+    samples: int = 16
+    k: int = 8  # of pass@k and maj@k
+    temperature: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    every: int = 50
+    keep: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class LoggingConfig:
+    every: int = 1  # steps between printed lines where the output is not a terminal
+    completions_every: int = 10
+    completions: int = 8  # how many are kept each time
+    tensorboard: bool = False
+    wandb_project: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    name: str = ""
+    seed: int = 0
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    rl: RLConfig = RLConfig()
+    objective: PolicyObjective = PolicyObjective()
+    sampling: SamplingParams = SamplingParams()
+    # "rules" = reward_weights; "random" = a fair coin, the control of every learning claim
+    reward: Literal["rules", "random"] = "rules"
+    reward_weights: Mapping[str, float] = dataclasses.field(
+        default_factory=lambda: {"accuracy": 1.0, "format": 0.1}
+    )
+    optim: OptimConfig = OptimConfig()
+    batch: BatchConfig = BatchConfig()
+    mesh: MeshConfig = MeshConfig()
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    logging: LoggingConfig = LoggingConfig()
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        return {"random": 1.0} if self.reward == "random" else self.reward_weights
+
+
+def load(source: str, overrides: Mapping[str, str] | None = None) -> Config:
+    """The checked config of `file.py[:argument]` with `a.b -> text` overrides applied."""
+    tree = read_config_file(source)
+    for key, text in (overrides or {}).items():
+        _set(tree, key, parse_override(key, text))
+    return from_config_dict(tree)
+
+
+def read_config_file(source: str) -> dict[str, Any]:
+    """Run a config file's `get_config(argument)`; a plain nested dict."""
+    path_text, _, argument = source.partition(":")
+    path = pathlib.Path(path_text)
+    if not path.is_file():
+        raise UserError(f"--config={path_text}: no such file; configs/ holds the ready-made ones")
+    spec = importlib.util.spec_from_file_location("r1jax_config_file", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--config={path_text}: not a Python file; name a .py with get_config()")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config(argument) if argument else module.get_config()
+    except Exception as error:  # noqa: BLE001 - the file is the user's: whatever it raises is theirs
+        reason = str(error).splitlines()[0] if str(error) else "no message"
+        raise UserError(f"--config={source}: {type(error).__name__}: {reason}") from error
+    if hasattr(config, "to_dict"):
+        config = config.to_dict()
+    if not isinstance(config, dict):
+        raise UserError(f"--config={path_text}: get_config() must return a ConfigDict or a dict")
+    return config
+
+
+def from_config_dict(tree: Mapping[str, Any]) -> Config:
+    """Nested mappings to a checked `Config`; what is not said keeps its default."""
+    config = _build(Config, tree, Config(), "")
+    validate(config)
+    return config
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Plain JSON values, every default included."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def parse_override(key: str, text: str) -> Any:
+    """The value a `--config.key=text` means, by the type of the field it names."""
+    hint = _hint_of(key)
+    if hint is str or _choices(hint):
+        return text
+    try:
+        return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text  # `_build` then says which type is wanted
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}"""
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _set(tree: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+    tree[last] = value
+
+
+def _hint_of(key: str) -> Any:
+    hint: Any = Config
+    for name in key.split("."):
+        if dataclasses.is_dataclass(hint):
+            hints = typing.get_type_hints(hint)
+            if name not in hints:
+                raise _unknown(key, name, hints)
+            hint = hints[name]
+        elif typing.get_origin(hint) is Mapping:
+            hint = typing.get_args(hint)[1]
+        else:
+            raise UserError(f"config.{key}: {name!r} is below a value, not a section")
+    return hint
+
+
+def _unknown(key: str, name: str, known: Mapping[str, Any]) -> UserError:
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
+    return UserError(f"config.{key}: unknown key {name!r}; {hint}")
+
+
+def _build(cls: type, tree: Any, default: Any, prefix: str) -> Any:
+    """A dataclass from a mapping, each field checked against its type."""
+    if not isinstance(tree, Mapping):
+        raise UserError(
+            f"config.{prefix.rstrip('.')}={tree!r}: this is a section; set one of its keys: "
+            + ", ".join(f.name for f in dataclasses.fields(cls))
+        )
+    hints = typing.get_type_hints(cls)
+    for name in tree:
+        if name not in hints:
+            raise _unknown(prefix + str(name), str(name), hints)
+    values = {}
+    for field in dataclasses.fields(cls):
+        current = getattr(default, field.name)
+        if field.name not in tree:
+            values[field.name] = current
+        elif dataclasses.is_dataclass(current):
+            values[field.name] = _build(
+                type(current), tree[field.name], current, f"{prefix}{field.name}."
+            )
+        else:
+            values[field.name] = _check(prefix + field.name, tree[field.name], hints[field.name])
+    try:
+        return cls(**values)
+    except ValueError as error:
+        section = prefix.rstrip(".")
+        text = str(error)
+        # Sections that check themselves start their message with the field, maybe with a section.
+        raise UserError(f"config.{text if text.startswith(section) else prefix + text}") from error
+
+
+def _choices(hint: Any) -> tuple[str, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+
+
+def _check(key: str, value: Any, hint: Any) -> Any:
+    """The value as its field's type, or a UserError that says what would be right."""
+    choices = _choices(hint)
+    if choices:
+        if value not in choices:
+            raise UserError(f"config.{key}={value!r}: must be one of {', '.join(choices)}")
+        return value
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in args:
+            return None
+        # Array alternatives (a traced coefficient) are for code, not for configs.
+        hint = next(a for a in args if a in (bool, int, float, str) or typing.get_origin(a))
+        return _check(key, value, hint)
+    if origin is tuple:
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            inner = args[:1] * len(value) if args[-1] is Ellipsis else args
+            if len(inner) == len(value):
+                return tuple(_check(key, v, h) for v, h in zip(value, inner, strict=True))
+        raise UserError(f"config.{key}={value!r}: must be a list such as (1, 2)")
+    if origin is Mapping:
+        if isinstance(value, Mapping):
+            return {str(k): _check(f"{key}.{k}", v, args[1]) for k, v in value.items()}
+        raise UserError(f"config.{key}={value!r}: must be a mapping such as {{'accuracy': 1.0}}")
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not hint:
+        raise UserError(
+            f"config.{key}={value!r}: must be of type {hint.__name__}, not {type(value).__name__}"
+        )
+    if hint is float and not math.isfinite(value):
+        raise UserError(f"config.{key}={value!r}: must be a finite number")
+    return value
+
+
+def validate(config: Config) -> None:
+    """Impossible values and combinations that no single type can rule out."""
+    c = config
+    sampled = c.rl.prompts_per_step * c.rl.samples_per_prompt
+
+    def one_of(key: str, value: str, known: Mapping[str, Any]) -> tuple[bool, str]:
+        return value not in known, f"{key}={value!r}: must be one of {', '.join(known)}"
+
+    def at_least(key: str, value: float, lowest: float) -> tuple[bool, str]:
+        return value < lowest, f"{key}={value}: must be {lowest} or more"
+
+    def inside(key: str, value: float) -> tuple[bool, str]:
+        return not 0 <= value <= 1, f"{key}={value}: must lie between 0 and 1"
+
+    unknown_parts = [name for name in c.reward_weights if name not in PARTS]
+    problems = [
+        one_of("data.task", c.data.task, TASKS),
+        one_of("data.template", c.data.template, TEMPLATES),
+        (c.data.size < 0, f"data.size={c.data.size}: must be 0 (default) or more"),
+        (
+            bool(unknown_parts),
+            f"reward_weights: unknown part {', '.join(unknown_parts)}; known: {', '.join(PARTS)}",
+        ),
+        (not c.reward_weights, "reward_weights is empty: give at least one part a weight"),
+        at_least("rl.steps", c.rl.steps, 0),
+        at_least("rl.prompts_per_step", c.rl.prompts_per_step, 1),
+        (
+            c.rl.samples_per_prompt < 2,
+            f"rl.samples_per_prompt={c.rl.samples_per_prompt}: must be 2 or more, "
+            "an advantage compares the samples of a prompt",
+        ),
+        (
+            c.rl.updates_per_step < 1 or sampled % max(c.rl.updates_per_step, 1) != 0,
+            f"rl.updates_per_step={c.rl.updates_per_step}: must divide the {sampled} samples of a "
+            "step (prompts_per_step x samples_per_prompt)",
+        ),
+        at_least("pretrain.steps", c.pretrain.steps, 0),
+        at_least("pretrain.documents_per_step", c.pretrain.documents_per_step, 1),
+        inside("pretrain.reasoning_share", c.pretrain.reasoning_share),
+        at_least("batch.tokens_per_device", c.batch.tokens_per_device, 1),
+        at_least("batch.row_length", c.batch.row_length, 0),
+        at_least("eval.prompts", c.eval.prompts, 1),
+        at_least("eval.samples", c.eval.samples, 1),
+        (
+            not 1 <= c.eval.k <= c.eval.samples,
+            f"eval.k={c.eval.k}: must lie between 1 and eval.samples={c.eval.samples}",
+        ),
+        at_least("checkpoint.every", c.checkpoint.every, 1),
+        at_least("checkpoint.keep", c.checkpoint.keep, 1),
+        at_least("logging.every", c.logging.every, 1),
+        at_least("logging.completions_every", c.logging.completions_every, 1),
+        (
+            c.objective.kl_coef != 0 and c.objective.kl == "none",
+            f"objective.kl_coef={c.objective.kl_coef}: needs objective.kl (k3 in the papers)",
+        ),
+        (
+            c.sampling.temperature == 0,
+            "sampling.temperature=0: greedy samples of a prompt are all the same, "
+            "nothing can be learned from them; use 1.0",
+        ),
+        *_optim_problems("optim", c.optim),
+        *_optim_problems("pretrain.optim", c.pretrain.optim),
+    ]
+    for wrong, message in problems:
+        if wrong:
+            raise UserError(f"config.{message}")
+
+
+def _optim_problems(section: str, optim: OptimConfig) -> list[tuple[bool, str]]:
+    return [
+        (optim.lr <= 0, f"{section}.lr={optim.lr}: must be above 0"),
+        (optim.clip_norm <= 0, f"{section}.clip_norm={optim.clip_norm}: must be above 0"),
+        (optim.warmup_steps < 0, f"{section}.warmup_steps={optim.warmup_steps}: must be 0 or more"),
+        (not 0 <= optim.b1 < 1, f"{section}.b1={optim.b1}: must lie in [0, 1)"),
+        (not 0 <= optim.b2 < 1, f"{section}.b2={optim.b2}: must lie in [0, 1)"),
+    ]

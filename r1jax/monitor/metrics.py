@@ -1,0 +1,84 @@
+"""Numbers of a step under the names TRL's users know, and the ones R1's claims need."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from r1jax.evaluation.metrics import maj_at_k, pass_at_k
+from r1jax.types import Graded
+
+
+def rollout_metrics(graded: Graded) -> dict[str, float]:
+    """Rewards, lengths and accuracies of one step's samples."""
+    rollouts = graded.rollouts
+    group = rollouts.samples_per_prompt
+    lengths, finished = rollouts.lengths, rollouts.finished
+    rewards_PG = graded.rewards.reshape(-1, group)
+    valid = graded.valid
+    metrics = {
+        "reward": mean(graded.rewards, valid),
+        "reward_std": float(rewards_PG.std(axis=1, ddof=1).mean()),
+        "frac_reward_zero_std": float((np.ptp(rewards_PG, axis=1) == 0).mean()),
+        "completions/mean_length": mean(lengths),
+        "completions/min_length": float(lengths.min()),
+        "completions/max_length": float(lengths.max()),
+        "completions/mean_terminated_length": mean(lengths, finished),
+        "completions/min_terminated_length": float(lengths[finished].min(initial=0)),
+        "completions/max_terminated_length": float(lengths[finished].max(initial=0)),
+        "completions/clipped_ratio": mean(~finished),
+        "completions/mean_length_correct": mean(lengths, graded.correct),
+        "completions/mean_length_wrong": mean(lengths, ~graded.correct),
+        "mean_probability": mean_probability(rollouts.logp, lengths),
+        "reward/masked": mean(~valid),
+        **accuracy_metrics(graded.correct, graded.reasoned),
+        f"pass@{group}": pass_at_k(graded.correct.reshape(-1, group), group),
+    }
+    for name, values in graded.parts.items():
+        metrics[f"rewards/{name}/mean"] = mean(values, valid)
+        metrics[f"rewards/{name}/std"] = float(values.std())
+    return metrics
+
+
+def accuracy_metrics(correct: np.ndarray, reasoned: np.ndarray) -> dict[str, float]:
+    """Does reasoning pay? Accuracy with it and without it, over the same prompts."""
+    return {
+        "accuracy": mean(correct),
+        "accuracy_with_reasoning": mean(correct, reasoned),
+        "accuracy_without_reasoning": mean(correct, ~reasoned),
+        "reasoning_share": mean(reasoned),
+    }
+
+
+def evaluation_metrics(graded: Graded, *, k: int) -> dict[str, float]:
+    """What `summary.json` says of a policy, from several samples of each held-out prompt."""
+    group = graded.rollouts.samples_per_prompt
+    correct_PG = graded.correct.reshape(-1, group)
+    answers_PG = [graded.answers[i : i + group] for i in range(0, len(graded.answers), group)]
+    return {
+        **accuracy_metrics(graded.correct, graded.reasoned),
+        "mean_length": mean(graded.rollouts.lengths),
+        "pass_at_k": pass_at_k(correct_PG, k),
+        "maj_at_k": maj_at_k(answers_PG, correct_PG, k),
+        "k": k,
+    }
+
+
+def mean(values: np.ndarray, where: np.ndarray | None = None) -> float:
+    """Mean over the chosen rows; NaN where there are none (JSON: null)."""
+    if where is not None:
+        values = values[where]
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def mean_probability(logp: np.ndarray, lengths: np.ndarray) -> float:
+    """What the sampler gave the tokens it chose, on average; the mirror of entropy."""
+    taken = np.arange(logp.shape[1])[None] < lengths[:, None]
+    return float(np.exp(logp[taken]).mean())
+
+
+def finite_or_none(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """As JSON can say it."""
+    return {
+        key: value if not isinstance(value, float) or np.isfinite(value) else None
+        for key, value in metrics.items()
+    }

@@ -1,0 +1,148 @@
+"""Checkpoints: orbax underneath, a fingerprint on top, and a way back when one is damaged.
+
+A checkpoint is the training state and the run's own bookkeeping (a small JSON). Orbax writes it in
+the background and makes it appear whole or not at all. It does not notice a flipped bit, so the
+JSON holds a fingerprint of every array, and a restore that does not match it counts as damaged.
+"""
+
+import contextlib
+import gc
+import pathlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from r1jax.errors import UserError
+
+_UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
+
+
+@jax.jit
+def fingerprint(tree: Any) -> jax.Array:
+    """One uint32 over all bits of a tree; the same on any sharding, since integer sums commute."""
+    total = jnp.uint32(0)
+    for index, leaf in enumerate(jax.tree.leaves(tree)):
+        bits = jax.lax.bitcast_convert_type(leaf, _UNSIGNED[leaf.dtype.itemsize])
+        total += jnp.sum(bits.astype(jnp.uint32), dtype=jnp.uint32) * jnp.uint32(2 * index + 1)
+    return total
+
+
+class Checkpoints:
+    """The checkpoints of one phase of a run, by step, under one directory."""
+
+    def __init__(
+        self, directory: pathlib.Path, *, keep: int, say: Callable[[str], None] = print
+    ) -> None:
+        self.directory = directory.absolute()
+        self._say = say
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
+        )
+
+    def save(self, step: int, state: Any, run: dict[str, Any]) -> None:
+        """Start writing; returns once the arrays are safe from being overwritten."""
+        run = {**run, "fingerprint": int(fingerprint(state))}
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run)
+                ),
+            )
+        except OSError as error:
+            raise self._unwritten(step, error) from error
+
+    def wait(self) -> None:
+        """Block until everything saved is on disk."""
+        try:
+            self._manager.wait_until_finished()
+        except (OSError, ValueError) as error:  # tensorstore reports a full disk as ValueError
+            raise self._unwritten(self._manager.latest_step() or 0, error) from error
+
+    def steps(self) -> list[int]:
+        return sorted(self._manager.all_steps())
+
+    def restore(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
+        """(step, state, run) of the newest good checkpoint, None without any.
+
+        `like` gives shapes and shardings. A damaged checkpoint is named, put aside and passed over.
+        """
+        damaged = []
+        with _no_stray_errors():
+            for step in reversed(self.steps()):
+                try:
+                    state, run = self._read(step, like)
+                # What a broken file makes orbax, tensorstore, json and asyncio raise has no common
+                # type narrower than this.
+                except Exception as error:  # noqa: BLE001
+                    reason = (str(error).strip() or "no message").splitlines()[0][:160]
+                    aside = self._put_aside(step)
+                    damaged.append(step)
+                    self._say(
+                        f"checkpoint {step} is damaged ({type(error).__name__}: {reason}); "
+                        f"moved to {aside}, trying the one before"
+                    )
+                else:
+                    return step, state, run
+        if damaged:
+            raise UserError(
+                f"{self.directory}: every checkpoint is damaged ({damaged}); they were moved to "
+                f"{self.directory.parent / 'damaged'}: restore a copy, or use --overwrite"
+            )
+        return None
+
+    def close(self) -> None:
+        self._manager.close()
+
+    def _read(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(like), run=ocp.args.JsonRestore()
+            ),
+        )
+        state, run = restored["state"], dict(restored["run"])
+        if int(fingerprint(state)) != run.pop("fingerprint"):
+            raise ValueError("its arrays are not the ones that were saved")
+        return state, run
+
+    def _put_aside(self, step: int) -> pathlib.Path:
+        aside = self.directory.parent / "damaged"
+        aside.mkdir(exist_ok=True)
+        target = aside / f"{self.directory.name}-{step}"
+        for copy in range(1, 1000):
+            if not target.exists():
+                break
+            target = aside / f"{self.directory.name}-{step}.{copy}"
+        (self.directory / str(step)).rename(target)
+        self._manager.reload()
+        return target
+
+    def _unwritten(self, step: int, error: Exception) -> UserError:
+        kept = [s for s in self.steps() if s != step]
+        reason = str(error).strip().splitlines()[0][:200]
+        return UserError(
+            f"checkpoint could not be written to {self.directory}: {reason}; "
+            f"good checkpoints: {kept or 'none'}. Make room (or fix the path) and run the same "
+            "command again to go on from there"
+        )
+
+
+@contextlib.contextmanager
+def _no_stray_errors() -> Iterator[None]:
+    """Drop the 'exception ignored in coroutine' noise that a failed orbax restore leaves behind.
+
+    The failure itself has already been raised; what remains is collected here, silently.
+    """
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda _: None
+    try:
+        yield
+    finally:
+        gc.collect()
+        sys.unraisablehook = hook

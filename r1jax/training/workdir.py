@@ -1,0 +1,105 @@
+"""The folder of a run: its config, its logs, and who may write there."""
+
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+from r1jax import config as config_lib
+from r1jax.config import Config
+from r1jax.errors import UserError
+
+# What may change between two runs in one workdir: none of it changes what is learned.
+FREE_SECTIONS = ("mesh.", "checkpoint.", "logging.", "batch.")
+# Files and folders a run makes; --overwrite removes these and nothing else.
+OURS = (
+    "config.json",
+    "metrics.jsonl",
+    "completions.jsonl",
+    "summary.json",
+    "report.html",
+    "checkpoints",
+    "damaged",
+    "tensorboard",
+)
+
+
+def open_workdir(path: pathlib.Path, config: Config, *, overwrite: bool) -> None:
+    """Make or re-enter a workdir; refuse one that belongs to another config."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".writable"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"--workdir={path}: cannot be written ({error.strerror}); name a folder you may write"
+        ) from error
+    if overwrite:
+        clear(path)
+    saved = path / "config.json"
+    if saved.exists():
+        refuse_other_config(path, read_json(saved), config_lib.to_dict(config))
+    write_json(saved, config_lib.to_dict(config))
+
+
+def clear(path: pathlib.Path) -> None:
+    for name in OURS:
+        target = path / name
+        if target.is_dir():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
+
+
+def refuse_other_config(path: pathlib.Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+    old, new = config_lib.flatten(saved), config_lib.flatten(wanted)
+    free = list(FREE_SECTIONS)
+    if wanted["optim"]["schedule"] == "constant":
+        free.append("rl.steps")  # more of the same: the steps done are the steps of the longer run
+    differing = [
+        f"{key} ({old.get(key, 'unset')!r} there, {new.get(key, 'unset')!r} now)"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not key.startswith(tuple(free))
+    ]
+    if differing:
+        raise UserError(
+            f"--workdir={path} holds a run of another config; it differs in "
+            f"{', '.join(differing)}. Name another workdir, or use --overwrite to delete that run"
+        )
+
+
+def read_json(path: pathlib.Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); mend or remove it") from error
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Whole or not at all: a reader never sees half a file."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(draft, path)
+
+
+def keep_lines(path: pathlib.Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    """Drop the records of a JSON-lines file that a resumed run will write again.
+
+    A last line cut short by a kill goes too.
+    """
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if keep(record):
+            kept.append(line + "\n")
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text("".join(kept))
+    os.replace(draft, path)
