@@ -1,0 +1,75 @@
+"""Presets: complete, valid, and what their papers print."""
+
+import dataclasses
+
+import pytest
+
+from r1jax.objectives import advantages, policy, presets
+
+REQUIRED = [
+    "r1_zero",
+    "r1_stage1",
+    "r1_stage2",
+    "deepseekmath_outcome",
+    "deepseekmath_process",
+    "dapo",
+    "dr_grpo",
+    "rloo",
+    "reinforce_pp",
+    "lite_ppo",
+    "gspo",
+    "cispo",
+    "scale_rl",
+    "vapo",
+    "ppo",
+    "sapo",
+    "deepseek_v32",
+    "magistral",
+    "kimi",
+    "pro_rl",
+    "max_rl",
+    "trl_1_16",
+    "verl_0_9",
+    "trl",
+    "verl",
+    "grpo_paper",
+]
+
+
+@pytest.mark.parametrize("name", [*REQUIRED, *presets.PRESETS])
+def test_every_preset_is_an_objective_that_explains_itself(name):
+    preset = presets.lookup(name)
+    assert isinstance(presets.get(name), policy.PolicyObjective)
+    assert callable(getattr(advantages, preset.advantage[0]))
+    fields = {field.name for field in dataclasses.fields(policy.PolicyObjective)}
+    assert set(preset.assumed) <= fields
+    text = presets.describe(name)
+    for axis in ["ratio", "surrogate", "aggregation", "kl", "correction", "advantage"]:
+        assert f"\n  {axis} " in text
+    for number in preset.numbers:
+        assert number in text
+    assert all(source for _, source in preset.numbers.values())
+    # A clip that nobody printed must not pass for one that somebody did.
+    if preset.numbers.get("clip", (0, ""))[0] is None:
+        assert "clip_low" in preset.assumed
+
+
+def test_numbers_that_are_often_misquoted():
+    assert presets.get("r1_stage1").clip_high == 10.0
+    assert presets.lookup("deepseekmath_outcome").numbers["clip"][0] is None
+    assert (presets.get("dapo").clip_low, presets.get("dapo").clip_high) == (0.2, 0.28)
+    assert presets.get("dapo").aggregation == "token_mean"
+    assert presets.get("dapo_paper").aggregation == "prompt_mean"
+    assert presets.get("gspo").clip_low == 3e-4
+    assert not presets.get("trl_1_16").needs_reference
+    assert presets.get("verl_0_9").dual_clip == 3.0
+
+
+def test_unknown_preset_names_the_known_ones():
+    with pytest.raises(ValueError, match="dapo"):
+        presets.get("dappo")
+
+
+def test_describe_says_when_a_bound_never_acts():
+    assert "below 0 (never), above 11" in presets.describe("r1_stage1")
+    assert "below 0.8, above 1.28" in presets.describe("dapo")
