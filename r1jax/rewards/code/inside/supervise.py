@@ -1,0 +1,298 @@
+"""The first process of the sandbox: forks one child per case, watches it, and cleans up after it.
+
+It speaks `frames` with the trainer's side on fds 0 and 1. It never learns an expected output.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import time
+
+from r1jax.rewards.code.inside import child, confine, frames, landlock, linux, namespaces
+
+_TICK_S = 0.01
+_MEMORY_TICK_S = 0.05
+_PIPE_MAX = 1 << 20  # what an unprivileged process can make a pipe hold
+
+
+def main() -> None:
+    """Read the set-up message, build the sandbox of its level, then serve cases until the pipe closes."""
+    # Fill the numbers that the child gives to its own files, so that none of ours lies there.
+    while os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC) < 9:
+        pass
+    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+    setup, _ = frames.read(_receive)
+    try:
+        box = _enter(setup)
+    except OSError as error:
+        frames.write(1, {"ready": False, "detail": str(error)}, {})
+        return
+    frames.write(1, {"ready": True}, {})
+    while True:
+        try:
+            header, blobs = frames.read(_receive)
+        except frames.Closed:
+            break
+        frames.write(1, *run_case(header, blobs, box))
+    _kill_all(box)
+
+
+def _receive(size: int) -> bytes:
+    return os.read(0, size)
+
+
+def _enter(setup: dict) -> dict:
+    """Build the walls that all cases share. May fork: the parent then only waits."""
+    if setup["unshare"]:
+        namespaces.enter()
+        _continue_in_child()
+        namespaces.make_root(setup["readable"], setup["tmpfs_mb"])
+    ruleset = _make_ruleset(setup) if setup["landlock"] else None
+    linux.prctl(linux.PR_SET_DUMPABLE, 0)  # same uid as the program: no ptrace, no /proc/<us>/mem
+    linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)  # what double-forks away comes back to us
+    return {
+        "ruleset": ruleset,
+        "directory": setup["writable"][0],
+        "writable": setup["writable"],
+        "namespaced": setup["namespaced"],
+        "filtered": setup["filtered"],
+        "own_uid": setup["own_uid"],
+    }
+
+
+def _make_ruleset(setup: dict) -> int | None:
+    readable = setup["readable"] + setup["devices"]
+    if not setup["namespaced"]:
+        return landlock.make_ruleset(readable, setup["writable"])
+    # Behind namespaces Landlock is a second wall, /proc is our own, and old kernels may do without.
+    try:
+        return landlock.make_ruleset([*readable, "/proc"], setup["writable"])
+    except OSError:
+        return None
+
+
+def _continue_in_child() -> None:
+    """Fork; the child, first in the new process tree, goes on, and the parent ends with it."""
+    pid = os.fork()
+    if pid == 0:
+        linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+        return
+    os.close(0)
+    os.close(1)
+    os.waitpid(pid, 0)
+    os._exit(0)
+
+
+def run_case(header: dict, blobs: dict[str, bytes], box: dict) -> tuple[dict, dict[str, bytes]]:
+    """Run one case to its end and leave neither process nor file of it behind."""
+    files = {name[5:]: blob for name, blob in blobs.items() if name.startswith("file:")}
+    _write_files(box["directory"], files)
+    if not box["namespaced"] and not box["own_uid"]:
+        limits = header["limits"]
+        limits["nproc"] += confine.count_tasks(os.getuid())
+    sources, reads = _open_channels(blobs)
+    started = time.monotonic()
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        child.run(header, blobs, sources, box)
+    for fd in sources.values():
+        os.close(fd)
+    watch = _Watch(pid, reads, header, started)
+    end = watch.until_end()
+    status, usage = _end_child(pid, watch, box)
+    if not watch.drain() and end == "exit":
+        end = "output"
+    outputs = {name: bytes(output) for name, output in watch.outputs.items()}
+    fetched = _fetch(box["directory"], header.get("fetch"))
+    reply = {
+        "end": end,
+        "code": os.waitstatus_to_exitcode(status),
+        "wall_s": time.monotonic() - started,
+        "cpu_s": usage.ru_utime + usage.ru_stime,
+        "peak_mb": max(usage.ru_maxrss / 1024, watch.peak_mb),
+        "setup_error": outputs.pop("setup").decode("utf-8", "replace"),
+        "clean": _wipe(box["writable"]),
+    }
+    return reply, {**outputs, **fetched}
+
+
+def _open_channels(blobs: dict[str, bytes]) -> tuple[dict[str, int], dict[str, int]]:
+    """The child's ends and ours. Input lies in memory files, so no program can block us by not reading."""
+    sources = {name: _memory_file(name, blobs.get(name, b"")) for name in ("stdin", "request")}
+    reads = {}
+    for name in ("stdout", "stderr", "result", "setup"):
+        reads[name], sources[name] = os.pipe()
+        os.set_blocking(reads[name], False)
+    return sources, reads
+
+
+def _memory_file(name: str, content: bytes) -> int:
+    fd = os.memfd_create(name)
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+class _Watch:
+    """Collects the child's outputs and says when and why it is over."""
+
+    def __init__(self, pid: int, reads: dict[str, int], header: dict, started: float):
+        self.pid = pid
+        self.reads = reads
+        self.caps = header["caps"]
+        self.deadline = started + header["limits"]["time_s"]
+        self.memory_mb = header["limits"]["memory_mb"]
+        self.peak_mb = 0.0
+        self.outputs = {name: bytearray() for name in reads}
+        self.open = {fd: name for name, fd in reads.items()}
+        self.poll = select.poll()
+        for fd in self.open:
+            self.poll.register(fd, select.POLLIN)
+        self.poll.register(0, 0)  # reports only that the trainer's side is gone
+
+    def until_end(self) -> str:
+        """'exit', or the limit that was broken: 'timeout', 'output', 'memory'; 'abandoned'."""
+        next_memory = time.monotonic() + _MEMORY_TICK_S
+        while True:
+            now = time.monotonic()
+            if now >= self.deadline:
+                return "timeout"
+            if now >= next_memory:
+                next_memory = now + _MEMORY_TICK_S
+                self.peak_mb = max(self.peak_mb, _resident_mb(self.pid))
+                if self.peak_mb > self.memory_mb:
+                    return "memory"
+            # With all pipes closed only the exit itself is left to wait for.
+            wait_s = min(_TICK_S if self.open else _TICK_S / 10, self.deadline - now)
+            for fd, _ in self.poll.poll(wait_s * 1000):
+                if fd == 0:
+                    return "abandoned"
+                if not self._collect(fd):
+                    return "output"
+            if _has_ended(self.pid):
+                return "exit"
+
+    def _collect(self, fd: int) -> bool:
+        """Take what is there; False when the cap is passed."""
+        name = self.open[fd]
+        try:
+            part = os.read(fd, _PIPE_MAX)
+        except BlockingIOError:
+            return True
+        if not part:
+            self.poll.unregister(fd)
+            del self.open[fd]
+            return True
+        output = self.outputs[name]
+        output += part
+        if len(output) <= self.caps[name]:
+            return True
+        del output[self.caps[name] :]
+        return False
+
+    def drain(self) -> bool:
+        """Take what is still in the pipes, now that every writer is dead; False past a cap."""
+        within = all([self._collect(fd) for fd in list(self.open)])
+        for fd in self.reads.values():
+            os.close(fd)
+        return within
+
+
+def _has_ended(pid: int) -> bool:
+    """True once the child is a zombie; it is not reaped yet, so its pid stays ours."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _end_child(pid: int, watch: _Watch, box: dict) -> tuple[int, object]:
+    """Kill the child and all that it started; its status and resources."""
+    if not _has_ended(pid):
+        os.kill(pid, signal.SIGKILL)
+    _, status, usage = os.wait4(pid, 0)
+    _kill_all(box)
+    return status, usage
+
+
+def _kill_all(box: dict) -> None:
+    """SIGKILL every process of the program until none is left, and reap them."""
+    alone = box["namespaced"] or box["own_uid"]  # then all that we may signal belongs to the case
+    while True:
+        try:
+            if alone:
+                os.kill(-1, signal.SIGKILL)
+            else:
+                for pid in _descendants(os.getpid()):
+                    os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        time.sleep(0.001)
+
+
+def _descendants(pid: int) -> list[int]:
+    found, queue = [], [pid]
+    while queue:
+        parent = queue.pop()
+        try:
+            for thread in os.listdir("/proc/%d/task" % parent):
+                with open("/proc/%d/task/%s/children" % (parent, thread)) as file:
+                    queue += [int(word) for word in file.read().split()]
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended between the two looks
+        found.append(parent)
+    return found[1:]
+
+
+def _resident_mb(pid: int) -> float:
+    """Memory of the child and all its descendants together: RLIMIT_AS counts each alone."""
+    total_kb = 0
+    for process in [pid, *_descendants(pid)]:
+        try:
+            with open("/proc/%d/status" % process) as file:
+                lines = file.read().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        # File pages (the shared libraries) cost nothing more.
+        total_kb += sum(int(x.split()[1]) for x in lines if x.startswith(("RssAnon:", "RssShmem:")))
+    return total_kb / 1024
+
+
+def _write_files(directory: str, files: dict[str, bytes]) -> None:
+    for name, content in files.items():
+        with open(os.path.join(directory, name), "wb") as file:
+            file.write(content)
+            os.fchmod(file.fileno(), 0o755)
+
+
+def _fetch(directory: str, name: str | None) -> dict[str, bytes]:
+    if name is None:
+        return {}
+    try:
+        with open(os.path.join(directory, name), "rb") as file:
+            return {"fetched": file.read()}
+    except OSError:
+        return {}
+
+
+def _wipe(directories: list[str]) -> bool:
+    """Empty the writable directories; False when that failed and the sandbox must not be used again."""
+    for directory in directories:
+        try:
+            os.chmod(directory, 0o700)
+            for entry in os.scandir(directory):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path)
+                else:
+                    os.unlink(entry.path)
+        except (OSError, RecursionError):
+            return False
+    return True

@@ -1,0 +1,195 @@
+"""`run_tests`: one program against its tests. `run_batch`: many, on all cores but one."""
+
+import concurrent.futures
+import dataclasses
+import os
+import random
+import shutil
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from r1jax.rewards.code import levels
+from r1jax.rewards.code.sandbox import (
+    Case,
+    Limits,
+    Outcome,
+    Sandbox,
+    SandboxError,
+    SandboxKilled,
+)
+from r1jax.rewards.code.suite import BadTests, Check, Judgement, make_checks
+from r1jax.rewards.code.verdict import CodeVerdict, Status
+
+# So that a time-out means the program and not the host, one core is left to the trainer; of two
+# cores both are used, because this process only waits while the sandbox works.
+_CORES = len(os.sched_getaffinity(0))
+SLOTS = max(2, _CORES - 1)
+_slots = threading.BoundedSemaphore(SLOTS)
+
+# Of the caller's `env` only these reach a program: the rest is where tokens and keys are kept.
+_HARMLESS = frozenset({"TZ", "LC_ALL", "LC_NUMERIC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"})
+
+_COMPILER = ("-O2", "-std=c++17", "-o", "main", "main.cpp")
+_COMPILE_LIMITS = Limits(time_s=30.0, memory_mb=2048, fsize_mb=64)
+_BUSY = 1.5  # runnable processes per core from which a time-out may be the host's fault
+_STARVED = (0.02, 0.9)  # … if the program got between these shares of its time as CPU
+_RETRIES = 2
+_BACKOFF_S = 0.2
+
+
+class Backend(Protocol):
+    """Where cases run: a local sandbox, or a remote service."""
+
+    def run(self, case: Case, limits: Limits) -> Outcome: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One program of a batch."""
+
+    program: str
+    tests: dict[str, Any]
+    language: str = "python"
+
+
+def run_tests(
+    program: str,
+    tests: dict[str, Any],
+    *,
+    time_s: float = 4.0,
+    memory_mb: int = 512,
+    output_kb: int = 1024,
+    fsize_mb: int = 16,
+    nproc: int = 64,
+    env: Mapping[str, str] | None = None,
+    language: str = "python",
+    stop_early: bool = True,
+    level: int | None = None,
+    allow_unsafe: bool = False,
+    backend: Backend | None = None,
+) -> CodeVerdict:
+    """Run `program` (language "python" or "cpp") on `tests` and judge it.
+
+    `tests` is {"type": "stdin", "cases": [{"input", "output"}]}, {"type": "function", "fn_name",
+    "cases": [{"args", "expected"}]}, both with an optional "float_tol", or {"type": "assert",
+    "code"}. Every case runs in a fresh process; the first that fails decides the status, and with `stop_early`
+    ends the run. `time_s` is wall clock for each case. Of `env` only time zone, locale and thread
+    counts reach the program. `level` asks for one sandbox level instead of the best. A `backend` replaces the
+    local sandbox. Safe to call from threads.
+    """
+    started = time.monotonic()
+    limits = Limits(float(time_s), memory_mb, output_kb, fsize_mb, nproc)
+    environ = {k: v for k, v in (env or {}).items() if k in _HARMLESS}
+    try:
+        checks = make_checks(program, tests, language=language, environ=environ)
+        with _slots:
+            if backend is not None:
+                judgements = _run_checks(backend, checks, limits, stop_early)
+            else:
+                info = levels.sandbox_info(level, allow_unsafe=allow_unsafe)
+                judgements = _run_locally(info.level, checks, limits, stop_early, language)
+    except (BadTests, SandboxError) as error:
+        return CodeVerdict("infra", 0, 0, str(error), time.monotonic() - started)
+    return _sum_up(judgements, checks, time.monotonic() - started)
+
+
+def run_batch(
+    jobs: Iterable[Job], *, workers: int | None = None, **options: Any
+) -> list[CodeVerdict]:
+    """`run_tests` for many programs, in order; `options` as there. A result for every job."""
+    with concurrent.futures.ThreadPoolExecutor(workers or SLOTS) as pool:
+        futures = [
+            pool.submit(run_tests, job.program, job.tests, language=job.language, **options)
+            for job in jobs
+        ]
+        return [future.result() for future in futures]
+
+
+def _run_locally(
+    level: int, checks: list[Check], limits: Limits, stop_early: bool, language: str
+) -> list[Judgement]:
+    with _start(level, limits) as sandbox:
+        backend = _Compiled(sandbox) if language == "cpp" else sandbox
+        return _run_checks(backend, checks, limits, stop_early)
+
+
+def _start(level: int, limits: Limits) -> Sandbox:
+    """A running sandbox; a start that fails is tried again after a random pause."""
+    for attempt in range(_RETRIES):
+        try:
+            return Sandbox(level, fsize_mb=limits.fsize_mb).open()
+        except SandboxError:
+            time.sleep(_BACKOFF_S * (1 + attempt) * random.uniform(0.5, 1.5))
+    return Sandbox(level, fsize_mb=limits.fsize_mb).open()
+
+
+def _run_checks(
+    backend: Backend, checks: list[Check], limits: Limits, stop_early: bool
+) -> list[Judgement]:
+    judgements = []
+    for check in checks:
+        judgements.append(_run_check(backend, check, limits))
+        if stop_early and judgements[-1].status != "pass":
+            break
+    return judgements
+
+
+def _run_check(backend: Backend, check: Check, limits: Limits) -> Judgement:
+    try:
+        outcome = backend.run(check.case, limits)
+        if outcome.end == "timeout" and _host_was_busy(outcome, limits):
+            outcome = backend.run(check.case, limits)
+    except SandboxKilled as error:
+        return Judgement("error", (False,) * check.size, str(error))
+    return check.judge(outcome)
+
+
+def _host_was_busy(outcome: Outcome, limits: Limits) -> bool:
+    least, most = (share * limits.time_s for share in _STARVED)
+    return os.getloadavg()[0] > _BUSY * _CORES and least < outcome.cpu_s < most
+
+
+class _Compiled:
+    """Compiles a C++ program at its first case, in the sandbox, and runs the binary for each case."""
+
+    def __init__(self, sandbox: Sandbox):
+        self._sandbox = sandbox
+        self._binary: bytes | None = None
+
+    def run(self, case: Case, limits: Limits) -> Outcome:
+        if self._binary is None:
+            outcome = self._compile(case.program)
+            if outcome.end != "exit" or outcome.code != 0 or outcome.fetched is None:
+                return dataclasses.replace(outcome, end="compile")
+            self._binary = outcome.fetched
+        files = {"main": self._binary}
+        run = Case("exec", stdin=case.stdin, argv=("./main",), files=files, environ=case.environ)
+        return self._sandbox.run(run, limits)
+
+    def _compile(self, source: bytes) -> Outcome:
+        compiler = shutil.which("g++", path="/usr/local/bin:/usr/bin:/bin")
+        if compiler is None:
+            raise SandboxError("g++ is not installed")
+        case = Case(
+            "exec",
+            argv=(compiler, *_COMPILER),
+            files={"main.cpp": source},
+            fetch="main",
+        )
+        return self._sandbox.run(case, _COMPILE_LIMITS)
+
+
+def _sum_up(judgements: list[Judgement], checks: list[Check], seconds: float) -> CodeVerdict:
+    cases = tuple(passed for judgement in judgements for passed in judgement.passed)
+    status: Status = "pass"
+    reason = ""
+    for number, judgement in enumerate(judgements, 1):
+        if judgement.status != "pass":
+            status, reason = judgement.status, f"case {number}: {judgement.reason}"
+            break
+    total = sum(check.size for check in checks)
+    if total == 0:
+        return CodeVerdict("infra", 0, 0, "there are no tests", seconds)
+    return CodeVerdict(status, sum(cases), total, reason, seconds, cases)

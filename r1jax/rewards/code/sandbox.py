@@ -1,0 +1,295 @@
+"""One sandbox: a fresh process behind walls, which runs test cases that we send it one at a time.
+
+The trainer is never forked: it holds JAX and threads. A bare interpreter is started with `subprocess`
+(vfork and exec), builds the walls of its level around itself, and forks one child per case.
+"""
+
+import contextlib
+import dataclasses
+import os
+import select
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+
+from r1jax.rewards.code import interpreter, users
+from r1jax.rewards.code.inside import frames
+
+LEVELS = {
+    3: "bubblewrap, Landlock, seccomp, rlimits",
+    2: "user, network, pid and mount namespaces, Landlock, seccomp, rlimits",
+    1: "Landlock, seccomp, rlimits, a spare uid when root",
+    0: "rlimits only",
+}
+
+# What a Python or C++ program may read. No home, no /etc but the loader's cache, no /sys, no /run.
+_SYSTEM = "/usr /bin /sbin /lib /lib32 /lib64 /libx32 /etc/ld.so.cache /etc/alternatives /nix/store"
+_DEVICES = [f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom")]
+_START_S = 10.0
+_GRACE_S = 5.0  # what the supervisor may take beyond the program's own time
+_TMPFS_MB_LEAST = 64
+_MESSAGES_CAP = 1 << 20
+
+
+class SandboxError(Exception):
+    """The machine failed, not the program."""
+
+
+class SandboxKilled(Exception):
+    """The sandbox died while a program ran in it: the program's doing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    time_s: float = 4.0  # wall clock, for each case
+    memory_mb: int = 512
+    output_kb: int = 1024
+    fsize_mb: int = 16
+    nproc: int = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How one case ended, before any comparison."""
+
+    end: str  # exit | timeout | output | memory
+    code: int  # exit status, or minus the signal
+    stdout: bytes
+    stderr: bytes
+    result: bytes  # what came through the private channel
+    wall_s: float
+    cpu_s: float
+    peak_mb: float
+    fetched: bytes | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What to run: `script` and `answer` hold a Python program, `exec` a command line."""
+
+    kind: str  # script | answer | exec
+    program: bytes = b""
+    stdin: bytes = b""
+    request: bytes = b""  # for `answer`: nonce and steps
+    argv: tuple[str, ...] = ()
+    files: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    fetch: str | None = None  # a file to bring back
+    environ: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+class Sandbox:
+    """A context manager; `run` may be called many times. Not for several threads at once."""
+
+    def __init__(self, level: int, *, fsize_mb: int = 16):
+        self._level = level
+        self._tmpfs_mb = max(_TMPFS_MB_LEAST, 2 * fsize_mb)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._exit = contextlib.ExitStack()
+
+    def open(self) -> "Sandbox":
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __enter__(self) -> "Sandbox":
+        return self if self._process else self.open()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def run(self, case: Case, limits: Limits) -> Outcome:
+        """Run one case; starts anew if the case before left something behind."""
+        if self._process is None:
+            self._start()
+        header, blobs = _make_message(case, limits)
+        try:
+            self._send(header, blobs)
+            reply, outputs = self._receive(limits.time_s + _GRACE_S)
+        except (frames.Closed, BrokenPipeError):
+            self.close()
+            raise SandboxKilled("the sandbox was killed from within") from None
+        except TimeoutError:
+            self.close()
+            raise SandboxKilled("the sandbox stopped answering") from None
+        if not reply["clean"]:
+            self.close()
+        if reply["setup_error"]:
+            raise SandboxError(f"a case could not be confined: {reply['setup_error']}")
+        return Outcome(
+            end=reply["end"],
+            code=reply["code"],
+            stdout=outputs["stdout"],
+            stderr=outputs["stderr"],
+            result=outputs["result"],
+            wall_s=reply["wall_s"],
+            cpu_s=reply["cpu_s"],
+            peak_mb=reply["peak_mb"],
+            fetched=outputs.get("fetched"),
+        )
+
+    def close(self) -> None:
+        """End it; when this returns, its processes and files are gone."""
+        process, self._process = self._process, None
+        if process is not None:
+            _end(process)
+        self._exit.close()
+
+    def _start(self) -> None:
+        python = interpreter.find()
+        if python is None:
+            raise SandboxError("no Python interpreter that the sandbox's user can read")
+        try:
+            uid = self._exit.enter_context(users.spare_uid())
+            box = None if self._level >= 2 else self._exit.enter_context(_host_directory(uid))
+            command = python.command
+            if self._level == 3:
+                command = [*_bubblewrap(_readable(python), self._tmpfs_mb), *command]
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+                env=interpreter.ENVIRON,
+                cwd="/",
+                start_new_session=True,
+                **users.popen_arguments(uid),
+            )
+            os.set_blocking(self._stdout, False)
+            _write_all(self._stdin, python.boot_message)
+            self._send(_make_setup(self._level, python, self._tmpfs_mb, box, uid), {})
+            reply, _ = self._receive(_START_S)
+        except (OSError, frames.Closed, TimeoutError) as error:
+            raise SandboxError(f"could not start: {error or type(error).__name__}") from error
+        if not reply["ready"]:
+            raise SandboxError(f"could not start: {reply['detail']}")
+
+    @property
+    def _stdin(self) -> int:
+        assert self._process is not None and self._process.stdin is not None
+        return self._process.stdin.fileno()
+
+    @property
+    def _stdout(self) -> int:
+        assert self._process is not None and self._process.stdout is not None
+        return self._process.stdout.fileno()
+
+    def _send(self, header: dict, blobs: dict[str, bytes]) -> None:
+        _write_all(self._stdin, frames.encode(header, blobs))
+
+    def _receive(self, timeout_s: float) -> tuple[dict, dict[str, bytes]]:
+        return frames.read(_make_reader(self._stdout, time.monotonic() + timeout_s))
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _make_reader(fd: int, deadline: float) -> Callable[[int], bytes]:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+
+    def receive(size: int) -> bytes:
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("no answer in time")
+            if poll.poll(left * 1000):
+                return os.read(fd, size)
+
+    return receive
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Orderly first: at the end of its input the supervisor kills and reaps all that it holds."""
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.close()
+    try:
+        process.wait(timeout=_GRACE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    process.stdout.close()
+
+
+@contextlib.contextmanager
+def _host_directory(uid: int | None):
+    """Without a mount namespace the program's files lie in a directory of the host, for a while."""
+    path = tempfile.mkdtemp(prefix="r1jax-code-")
+    try:
+        if uid is not None:
+            os.chown(path, uid, uid)
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        if os.path.exists(path):  # nested deeper than rmtree can go, or made unreadable
+            subprocess.run(["chmod", "-R", "u+rwx", "--", path], stderr=subprocess.DEVNULL)
+            subprocess.run(["rm", "-rf", "--", path], check=True)
+
+
+def _readable(python: interpreter.Interpreter) -> list[str]:
+    paths = [*_SYSTEM.split(), python.prefix]
+    return [path for path in dict.fromkeys(paths) if os.path.lexists(path)]
+
+
+def _make_setup(
+    level: int, python: interpreter.Interpreter, tmpfs_mb: int, box: str | None, uid: int | None
+) -> dict:
+    """The message that tells the supervisor which walls to build."""
+    return {
+        "unshare": level == 2,
+        "namespaced": level >= 2,
+        "landlock": level >= 1,
+        "filtered": level >= 1,
+        "readable": _readable(python),
+        "devices": _DEVICES,
+        "writable": ["/tmp", "/dev/shm"] if box is None else [box],
+        "tmpfs_mb": tmpfs_mb,
+        "own_uid": uid is not None,
+    }
+
+
+def _bubblewrap(readable: list[str], tmpfs_mb: int) -> list[str]:
+    """The command that puts the supervisor, as process 1, into bubblewrap's namespaces."""
+    arguments = ["bwrap", "--unshare-all", "--die-with-parent", "--as-pid-1", "--clearenv"]
+    for name, value in interpreter.ENVIRON.items():
+        arguments += ["--setenv", name, value]
+    for path in readable:
+        if os.path.islink(path) and os.path.dirname(path) == "/":
+            arguments += ["--symlink", os.readlink(path), path]
+        else:
+            arguments += ["--ro-bind", os.path.realpath(path), path]
+    arguments += ["--proc", "/proc", "--dev", "/dev"]
+    for path in ("/tmp", "/dev/shm"):
+        arguments += ["--size", str(tmpfs_mb << 20), "--tmpfs", path]
+    return [*arguments, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/", "--"]
+
+
+def _make_message(case: Case, limits: Limits) -> tuple[dict, dict[str, bytes]]:
+    header = {
+        "kind": case.kind,
+        "argv": list(case.argv),
+        "environ": {**interpreter.ENVIRON, **case.environ},
+        "fetch": case.fetch,
+        "limits": {
+            "time_s": limits.time_s,
+            "memory_mb": limits.memory_mb,
+            "fsize_mb": limits.fsize_mb,
+            "nproc": limits.nproc,
+        },
+        "caps": {
+            "stdout": limits.output_kb << 10,
+            "stderr": limits.output_kb << 10,
+            "result": _MESSAGES_CAP,
+            "setup": _MESSAGES_CAP,
+        },
+    }
+    blobs = {"program": case.program, "stdin": case.stdin, "request": case.request}
+    return header, {**blobs, **{f"file:{name}": data for name, data in case.files.items()}}
