@@ -2,13 +2,14 @@
 
 Standard output is compared line by line: blanks at the end of a line, the kind of line ending and
 empty lines at the end do not count, everything else does ("1.0" is not "1", two spaces are not
-one). With a tolerance, lines are compared token by token instead: a token that is a number may be off by
-`tolerance`, absolutely or relative to the expected one, but two integers must be equal digit for digit, and
-nan and inf never equal anything.
+one). With a tolerance, lines are compared token by token instead: a number may be off by
+`tolerance`, absolutely or relative to the expected one, but two integers must be equal digit for
+digit, and nan and inf never equal anything.
 
-Values of function tests are compared by type. JSON has one sequence and only text keys, so an expected
-list also accepts a tuple and an expected text key the number that JSON would write so. A bool is not
-a number. An int and a float are equal when their values are exactly; two floats within `tolerance`.
+Values of function tests are compared by type. JSON has one sequence and only text keys, so an
+expected list also accepts a tuple, and an expected text key the number that JSON would write so.
+A bool is not a number. An int equals a float when their values are exactly the same; two floats
+may be off by `tolerance`.
 """
 
 import math

@@ -13,7 +13,18 @@ from r1jax.rewards.code import users
 
 _PACKAGE = "r1jax.rewards.code.inside"
 # In the order of their imports.
-_MODULES = "linux landlock seccomp namespaces frames values confine child supervise".split()
+_MODULES = (
+    "linux",
+    "landlock",
+    "seccomp",
+    "namespaces",
+    "frames",
+    "values",
+    "confine",
+    "prelude",
+    "child",
+    "supervise",
+)
 
 # -I would ignore PYTHONHASHSEED too; without it, sets of strings have another order in every run.
 FLAGS = ("-s", "-S", "-B", "-X", "utf8", "-X", "int_max_str_digits=0")
@@ -65,7 +76,7 @@ class Interpreter:
 
 @functools.cache
 def find() -> Interpreter | None:
-    """Our own interpreter if the sandbox's user can read it (root's home often cannot be), else the system's."""
+    """Ours if the sandbox's user can read it (in root's home it cannot), else the system's."""
     own = os.path.realpath(sys.executable)
     system = [shutil.which("python3", path=ENVIRON["PATH"])]
     for path in dict.fromkeys([own, *system]):
@@ -88,7 +99,9 @@ def _prepare(path: str) -> Interpreter | None:
                 env=ENVIRON,
                 cwd="/",
                 check=True,
-                **users.popen_arguments(uid),
+                user=uid,
+                group=uid,
+                extra_groups=users.no_groups(uid),
             )
         except (OSError, subprocess.CalledProcessError):
             return None

@@ -74,10 +74,10 @@ def run_tests(
 
     `tests` is {"type": "stdin", "cases": [{"input", "output"}]}, {"type": "function", "fn_name",
     "cases": [{"args", "expected"}]}, both with an optional "float_tol", or {"type": "assert",
-    "code"}. Every case runs in a fresh process; the first that fails decides the status, and with `stop_early`
-    ends the run. `time_s` is wall clock for each case. Of `env` only time zone, locale and thread
-    counts reach the program. `level` asks for one sandbox level instead of the best. A `backend` replaces the
-    local sandbox. Safe to call from threads.
+    "code"}. Every case runs in a fresh process; the first that fails decides the status, and with
+    `stop_early` ends the run. `time_s` is wall clock for each case. Of `env` only time zone, locale
+    and thread counts reach the program. `level` asks for one sandbox level instead of the best; a
+    `backend` replaces the local sandbox. Safe to call from threads.
     """
     started = time.monotonic()
     limits = Limits(float(time_s), memory_mb, output_kb, fsize_mb, nproc)
@@ -152,7 +152,7 @@ def _host_was_busy(outcome: Outcome, limits: Limits) -> bool:
 
 
 class _Compiled:
-    """Compiles a C++ program at its first case, in the sandbox, and runs the binary for each case."""
+    """Compiles a C++ program at its first case, in the sandbox, and runs the binary each time."""
 
     def __init__(self, sandbox: Sandbox):
         self._sandbox = sandbox

@@ -1,6 +1,6 @@
-"""One sandbox: a fresh process behind walls, which runs test cases that we send it one at a time.
+"""One sandbox: a fresh process behind walls, to which we send test cases one at a time.
 
-The trainer is never forked: it holds JAX and threads. A bare interpreter is started with `subprocess`
+The trainer is never forked: it holds JAX and threads. A bare interpreter is started by `subprocess`
 (vfork and exec), builds the walls of its level around itself, and forks one child per case.
 """
 
@@ -158,7 +158,9 @@ class Sandbox:
                 env=interpreter.ENVIRON,
                 cwd="/",
                 start_new_session=True,
-                **users.popen_arguments(uid),
+                user=uid,
+                group=uid,
+                extra_groups=users.no_groups(uid),
             )
             os.set_blocking(self._stdout, False)
             _write_all(self._stdin, python.boot_message)
@@ -171,12 +173,14 @@ class Sandbox:
 
     @property
     def _stdin(self) -> int:
-        assert self._process is not None and self._process.stdin is not None
+        assert self._process is not None
+        assert self._process.stdin is not None
         return self._process.stdin.fileno()
 
     @property
     def _stdout(self) -> int:
-        assert self._process is not None and self._process.stdout is not None
+        assert self._process is not None
+        assert self._process.stdout is not None
         return self._process.stdout.fileno()
 
     def _send(self, header: dict, blobs: dict[str, bytes]) -> None:
@@ -209,7 +213,8 @@ def _make_reader(fd: int, deadline: float) -> Callable[[int], bytes]:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Orderly first: at the end of its input the supervisor kills and reaps all that it holds."""
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     process.stdin.close()
     try:
         process.wait(timeout=_GRACE_S)
@@ -230,7 +235,9 @@ def _host_directory(uid: int | None):
     finally:
         shutil.rmtree(path, ignore_errors=True)
         if os.path.exists(path):  # nested deeper than rmtree can go, or made unreadable
-            subprocess.run(["chmod", "-R", "u+rwx", "--", path], stderr=subprocess.DEVNULL)
+            subprocess.run(
+                ["chmod", "-R", "u+rwx", "--", path], check=False, stderr=subprocess.DEVNULL
+            )
             subprocess.run(["rm", "-rf", "--", path], check=True)
 
 

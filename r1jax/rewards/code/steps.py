@@ -1,11 +1,11 @@
 """What the sandbox is asked to compute, and what is done with its answers on our side.
 
 The expected values stay here. A function case is one call; the answer is compared with `expected`.
-Assert tests are taken apart: of `assert f(3) == 6` the sandbox gets the statement "tell the
-value of f(3)", and `== 6` happens here, so an object that claims to equal everything gains nothing. The same
-holds for other comparisons with a literal, for `abs(f(3) - 6) < 1e-6` and for `math.isclose(f(3), 6)`. An
-assert of another shape (`assert f(f(x)) == x`) must be judged in the interpreter of the program; such a
-program could cheat. All statements run in order in one process, as written.
+Assert tests are taken apart: of `assert f(3) == 6` the sandbox gets the question "what is f(3)?",
+and `== 6` happens here, so an object that claims to equal everything gains nothing. The same holds
+for other comparisons with a literal, for `abs(f(3) - 6) < 1e-6` and `math.isclose(f(3), 6)`. An
+assert of another shape (`assert f(f(x)) == x`) is judged in the interpreter of the program, which
+could lie about it: prefer the other shapes. All statements run in order in one process.
 """
 
 import ast

@@ -11,7 +11,7 @@ from typing import Any
 
 from r1jax.rewards.code import compare, steps
 from r1jax.rewards.code.inside import values
-from r1jax.rewards.code.sandbox import Case, Limits, Outcome
+from r1jax.rewards.code.sandbox import Case, Outcome
 from r1jax.rewards.code.verdict import Status
 
 _OUT_OF_MEMORY = (b"MemoryError", b"std::bad_alloc")

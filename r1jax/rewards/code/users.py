@@ -15,7 +15,7 @@ def is_root() -> bool:
 
 @contextlib.contextmanager
 def spare_uid() -> Iterator[int | None]:
-    """A uid that no other run on this machine holds; None when we are not root and cannot change it.
+    """A uid that no other run on this machine holds; None when we are not root.
 
     RLIMIT_NPROC counts per uid and has no effect for root, and without a pid namespace the uid is
     what tells this program's processes from all others. The claim is an abstract socket name:
@@ -38,6 +38,6 @@ def spare_uid() -> Iterator[int | None]:
     raise OSError("all spare user ids are taken")
 
 
-def popen_arguments(uid: int | None) -> dict[str, object]:
-    """For subprocess: become this user, with no other groups."""
-    return {} if uid is None else {"user": uid, "group": uid, "extra_groups": []}
+def no_groups(uid: int | None) -> list[int] | None:
+    """`extra_groups` for subprocess: drop root's, leave a user's own."""
+    return None if uid is None else []

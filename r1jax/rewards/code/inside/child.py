@@ -3,42 +3,25 @@
 from __future__ import annotations
 
 import builtins
-import io
 import os
 import signal
 import sys
 import traceback
 import types
+from collections.abc import Callable
 from json import dumps, loads
+from typing import IO
 
-from r1jax.rewards.code.inside import confine, values
+from r1jax.rewards.code.inside import confine, prelude, values
 
 # Kept here so that a program which replaces them in `os` only harms itself.
 _exit, _read, _write = os._exit, os.read, os.write
 
 REQUEST_FD, RESULT_FD = 3, 4
 
-# LeetCode-style solutions use these without importing them. Function and assert tests only.
-_TYPING = "Any Callable Dict FrozenSet Iterable Iterator List Optional Sequence Set Tuple Union"
-_PRELUDE = {
-    **{name: ("typing", name) for name in _TYPING.split()},
-    **{name: ("collections", name) for name in "Counter OrderedDict defaultdict deque".split()},
-    **{name: ("functools", name) for name in "cache cmp_to_key lru_cache reduce".split()},
-    **{name: ("heapq", name) for name in "heapify heappop heappush".split()},
-    **{name: ("bisect", name) for name in "bisect_left bisect_right".split()},
-    **{
-        name: ("itertools", name) for name in "accumulate combinations permutations product".split()
-    },
-    **{name: ("math", name) for name in "ceil comb floor gcd inf sqrt".split()},
-    **{
-        name: (name, None)
-        for name in "bisect collections functools heapq itertools math random re string".split()
-    },
-}
-
 
 def run(header: dict, blobs: dict[str, bytes], fds: dict[str, int], box: dict) -> None:
-    """Confine this process and run the case described by `header`. `fds` are its only open files."""
+    """Confine this process and run the case of `header`; `fds` are its only open files."""
     try:
         _arrange_files(fds)
         os.chdir(box["directory"])
@@ -76,19 +59,19 @@ def _execute(argv: list[str]) -> None:
     try:
         os.execve(argv[0], argv, dict(os.environ))
     except OSError as error:
-        _write(2, ("exec failed: %s\n" % error.strerror).encode())
+        _write(2, f"exec failed: {error.strerror}\n".encode())
         _exit(127)
 
 
 def _open_streams() -> None:
     """Fresh objects over 0, 1, 2: the supervisor's own have buffers and other modes."""
 
-    def text(fd: int, mode: str, **options: object) -> io.TextIOWrapper:
-        return open(fd, mode, encoding="utf-8", closefd=False, **options)
+    def text(fd: int, mode: str, errors: str) -> IO[str]:
+        return open(fd, mode, encoding="utf-8", errors=errors, closefd=False)
 
-    sys.stdin = sys.__stdin__ = text(0, "r", errors="surrogateescape")
-    sys.stdout = sys.__stdout__ = text(1, "w", errors="surrogateescape")
-    sys.stderr = sys.__stderr__ = text(2, "w", errors="backslashreplace", buffering=1)
+    sys.stdin = sys.__stdin__ = text(0, "r", "surrogateescape")
+    sys.stdout = sys.__stdout__ = text(1, "w", "surrogateescape")
+    sys.stderr = sys.__stderr__ = text(2, "w", "backslashreplace")
     sys.argv = ["main.py"]
     # The interpreter runs without `site`, which is where these come from.
     builtins.exit = builtins.quit = sys.exit
@@ -99,16 +82,9 @@ def _load(source: str, name: str) -> dict:
     module.__file__ = "main.py"
     sys.modules["__main__"] = sys.modules[name] = module
     if name != "__main__":
-        _add_prelude(source, module.__dict__)
+        module.__dict__.update(prelude.names_for(source))
     exec(compile(source, "main.py", "exec"), module.__dict__)
     return module.__dict__
-
-
-def _add_prelude(source: str, namespace: dict) -> None:
-    for name, (module, attribute) in _PRELUDE.items():
-        if name in source:  # imports cost milliseconds
-            found = __import__(module)
-            namespace[name] = getattr(found, attribute) if attribute else found
 
 
 def _answer(source: str) -> None:
@@ -141,7 +117,7 @@ def _step(step: dict, namespace: dict) -> str | None:
         return dumps(["refused", str(error)[:200]])
 
 
-def _find(name: str, namespace: dict) -> object:
+def _find(name: str, namespace: dict) -> Callable[..., object]:
     """A global function, or the method of a LeetCode `Solution` class."""
     head, *rest = name.split(".")
     if head not in namespace and "Solution" in namespace:
@@ -152,7 +128,7 @@ def _find(name: str, namespace: dict) -> object:
     return found
 
 
-def _exit_code_of(body: object) -> int:
+def _exit_code_of(body: Callable[[], object]) -> int:
     """Run `body` and what an interpreter does at its end; the status it would exit with."""
     code = 0
     try:

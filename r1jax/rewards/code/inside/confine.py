@@ -38,7 +38,7 @@ def count_tasks(uid: int) -> int:
     for name in os.listdir("/proc"):
         try:
             if name.isdigit() and os.stat("/proc/" + name).st_uid == uid:
-                total += os.stat("/proc/%s/task" % name).st_nlink - 2
+                total += os.stat(f"/proc/{name}/task").st_nlink - 2
         except FileNotFoundError:
             continue  # ended meanwhile
     return total

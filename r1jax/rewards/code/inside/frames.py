@@ -28,7 +28,7 @@ def write(fd: int, header: dict, blobs: dict[str, bytes]) -> None:
 
 
 def read(receive: Callable[[int], bytes]) -> tuple[dict, dict[str, bytes]]:
-    """The next message; `Closed` at the end of the stream. `receive(n)` gives 1 to n bytes, or none."""
+    """The next message, or `Closed`. `receive(n)` gives 1 to n bytes, none at the end."""
     head_size, body_size = _LENGTHS.unpack(_read_exactly(receive, _LENGTHS.size))
     head = json.loads(_read_exactly(receive, head_size))
     body = _read_exactly(receive, body_size)

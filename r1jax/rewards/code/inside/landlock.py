@@ -34,7 +34,7 @@ def abi() -> int:
 
 
 def make_ruleset(readable: Iterable[str], writable: Iterable[str]) -> int:
-    """A ruleset (file descriptor) that allows reading and writing below these paths, nothing else."""
+    """A ruleset (file descriptor): these paths and all below may be read, or also written."""
     version = abi()
     handled = (1 << _RIGHTS_OF_ABI.get(version, _RIGHTS_NEWEST)) - 1
     attributes = struct.pack(

@@ -31,11 +31,11 @@ def prctl(option: int, value: int = 0) -> int:
     # Every argument is passed: some options insist that the unused ones are zero.
     unsigned = ctypes.c_ulong
     result = libc.prctl(option, unsigned(value), unsigned(0), unsigned(0), unsigned(0))
-    return checked(result, "prctl %d" % option)
+    return checked(result, f"prctl {option}")
 
 
 def syscall(number: int, *arguments: object) -> int:
-    return checked(libc.syscall(ctypes.c_long(number), *arguments), "syscall %d" % number)
+    return checked(libc.syscall(ctypes.c_long(number), *arguments), f"syscall {number}")
 
 
 def drop_capabilities() -> None:

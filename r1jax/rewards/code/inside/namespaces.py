@@ -1,4 +1,4 @@
-"""A private root, process tree and network, without bubblewrap: unshare, bind mounts, pivot_root."""
+"""A private root, process tree and network without bubblewrap: unshare, mount, pivot_root."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def enter() -> None:
     linux.checked(linux.libc.unshare(flags | _CLONE_NEWIPC | _CLONE_NEWUTS), "unshare")
     for name, text in (
         ("setgroups", "deny"),
-        ("uid_map", "%d %d 1" % (uid, uid)),
-        ("gid_map", "%d %d 1" % (gid, gid)),
+        ("uid_map", f"{uid} {uid} 1"),
+        ("gid_map", f"{gid} {gid} 1"),
     ):
         with open("/proc/self/" + name, "w") as file:
             file.write(text)
@@ -46,7 +46,7 @@ def make_root(readable: Iterable[str], tmpfs_mb: int) -> None:
     for path in readable:
         _bind_read_only(path)
     _make_dev()
-    size = "size=%dm,mode=1777" % tmpfs_mb
+    size = f"size={tmpfs_mb}m,mode=1777"
     for path in ("/tmp", "/dev/shm"):
         os.mkdir(path)
         _mount("tmpfs", path, "tmpfs", _MS_NOSUID | _MS_NODEV, size)

@@ -1,8 +1,8 @@
-"""A seccomp filter, written as classic BPF by hand: no sockets that reach anyone, no way to change the sandbox.
+"""A seccomp filter in classic BPF: no socket that reaches anyone, no way to change the walls.
 
-A list of what is forbidden, not of what is allowed: programs under test may use any library, and the
-first wall is the namespace or Landlock. Forbidden calls fail with EPERM, so that a program which
-catches OSError goes on.
+It lists what is forbidden, not what is allowed: programs may use any library, and the first wall
+is the namespace or Landlock. Forbidden calls fail with EPERM, so a program that catches OSError
+goes on.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from r1jax.rewards.code.inside import linux
 
-# name: (x86_64, aarch64)
+# The numbers on x86_64 and aarch64.
 _NUMBERS = {
     "accept": (43, 202),
     "accept4": (288, 242),

@@ -6,6 +6,7 @@ It speaks `frames` with the trainer's side on fds 0 and 1. It never learns an ex
 from __future__ import annotations
 
 import os
+import resource
 import select
 import shutil
 import signal
@@ -19,7 +20,7 @@ _PIPE_MAX = 1 << 20  # what an unprivileged process can make a pipe hold
 
 
 def main() -> None:
-    """Read the set-up message, build the sandbox of its level, then serve cases until the pipe closes."""
+    """Read the set-up message, build the walls, then serve cases until the pipe closes."""
     # Fill the numbers that the child gives to its own files, so that none of ours lies there.
     while os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC) < 9:
         pass
@@ -121,7 +122,7 @@ def run_case(header: dict, blobs: dict[str, bytes], box: dict) -> tuple[dict, di
 
 
 def _open_channels(blobs: dict[str, bytes]) -> tuple[dict[str, int], dict[str, int]]:
-    """The child's ends and ours. Input lies in memory files, so no program can block us by not reading."""
+    """The child's ends and ours. Input lies in memory files: an unread one blocks nobody."""
     sources = {name: _memory_file(name, blobs.get(name, b"")) for name in ("stdin", "request")}
     reads = {}
     for name in ("stdout", "stderr", "result", "setup"):
@@ -198,7 +199,9 @@ class _Watch:
 
     def drain(self) -> bool:
         """Take what is still in the pipes, now that every writer is dead; False past a cap."""
-        within = all([self._collect(fd) for fd in list(self.open)])
+        within = True
+        for fd in list(self.open):
+            within = self._collect(fd) and within
         for fd in self.reads.values():
             os.close(fd)
         return within
@@ -209,7 +212,7 @@ def _has_ended(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def _end_child(pid: int, watch: _Watch, box: dict) -> tuple[int, object]:
+def _end_child(pid: int, watch: _Watch, box: dict) -> tuple[int, resource.struct_rusage]:
     """Kill the child and all that it started; its status and resources."""
     if not _has_ended(pid):
         os.kill(pid, signal.SIGKILL)
@@ -243,8 +246,8 @@ def _descendants(pid: int) -> list[int]:
     while queue:
         parent = queue.pop()
         try:
-            for thread in os.listdir("/proc/%d/task" % parent):
-                with open("/proc/%d/task/%s/children" % (parent, thread)) as file:
+            for thread in os.listdir(f"/proc/{parent}/task"):
+                with open(f"/proc/{parent}/task/{thread}/children") as file:
                     queue += [int(word) for word in file.read().split()]
         except (FileNotFoundError, ProcessLookupError):
             continue  # it ended between the two looks
@@ -257,7 +260,7 @@ def _resident_mb(pid: int) -> float:
     total_kb = 0
     for process in [pid, *_descendants(pid)]:
         try:
-            with open("/proc/%d/status" % process) as file:
+            with open(f"/proc/{process}/status") as file:
                 lines = file.read().splitlines()
         except (FileNotFoundError, ProcessLookupError):
             continue
@@ -284,7 +287,7 @@ def _fetch(directory: str, name: str | None) -> dict[str, bytes]:
 
 
 def _wipe(directories: list[str]) -> bool:
-    """Empty the writable directories; False when that failed and the sandbox must not be used again."""
+    """Empty the writable directories; False if that failed: this sandbox must not serve again."""
     for directory in directories:
         try:
             os.chmod(directory, 0o700)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict, defaultdict
 from json import dumps, loads  # by name: a program may replace the attributes of `json`
+from typing import Any
 
 MAX_DEPTH = 200
 
@@ -21,14 +22,14 @@ def encode(value: object) -> str:
     return dumps(_tagged(value, MAX_DEPTH), separators=(",", ":"))
 
 
-def _tagged(value: object, depth: int) -> object:
+def _tagged(value: Any, depth: int) -> object:
     if depth == 0:
-        raise NotPlain("nested more than %d deep" % MAX_DEPTH)
+        raise NotPlain(f"nested more than {MAX_DEPTH} deep")
     kind = type(value)
     if value is None or kind is bool:
         return value
     if kind is int:
-        return ["int", "%x" % value]  # hexadecimal: decimal digits cost quadratic time
+        return ["int", f"{value:x}"]  # hexadecimal: decimal digits cost quadratic time
     if kind is float:
         return ["float", value.hex()]
     if kind is complex:
@@ -43,7 +44,7 @@ def _tagged(value: object, depth: int) -> object:
     if kind in (dict, defaultdict, OrderedDict, Counter):
         pairs = dict.items(value)
         return ["dict", [[_tagged(k, depth - 1), _tagged(v, depth - 1)] for k, v in pairs]]
-    raise NotPlain("a value of type %s" % kind.__name__)
+    raise NotPlain(f"a value of type {kind.__name__}")
 
 
 _FROM_ITEMS = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
@@ -54,7 +55,7 @@ def decode(text: str) -> object:
     try:
         return _untagged(loads(text), MAX_DEPTH)
     except (RecursionError, TypeError, KeyError, IndexError) as error:
-        raise ValueError("not an encoded value: %s" % type(error).__name__) from None
+        raise ValueError(f"not an encoded value: {type(error).__name__}") from None
 
 
 def _untagged(node: object, depth: int) -> object:
