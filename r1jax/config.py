@@ -31,6 +31,7 @@ class DataConfig:
     task: str = "running_sum"
     size: int = 0  # digits, bits or numbers of a question; 0 = the task's own default
     template: str = "symbols"
+    max_prompt_tokens: int = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +159,7 @@ def read_config_file(source: str) -> dict[str, Any]:
     try:
         spec.loader.exec_module(module)
         config = module.get_config(argument) if argument else module.get_config()
-    except Exception as error:  # noqa: BLE001 - the file is the user's: whatever it raises is theirs
+    except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else "no message"
         raise UserError(f"--config={source}: {type(error).__name__}: {reason}") from error
     if hasattr(config, "to_dict"):
@@ -324,6 +325,7 @@ def validate(config: Config) -> None:
             f"reward_weights: unknown part {', '.join(unknown_parts)}; known: {', '.join(PARTS)}",
         ),
         (not c.reward_weights, "reward_weights is empty: give at least one part a weight"),
+        at_least("data.max_prompt_tokens", c.data.max_prompt_tokens, 1),
         at_least("rl.steps", c.rl.steps, 0),
         at_least("rl.prompts_per_step", c.rl.prompts_per_step, 1),
         (

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 class ModelConfig:
     """A Llama/Qwen-style decoder. `dtype` is the compute dtype; parameters are float32."""
 
-    vocab_size: int = 32
+    vocab_size: int = 0  # 0 in a training config = the tokenizer's
     layers: int = 2
     width: int = 64
     heads: int = 4

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from r1jax.evaluation.metrics import maj_at_k, pass_at_k
+from r1jax.monitor.passk import maj_at_k, pass_at_k
 from r1jax.types import Graded
 
 

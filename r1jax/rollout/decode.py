@@ -42,7 +42,7 @@ def prefill_groups(
     samples_per_prompt: int,
     max_tokens: int,
 ) -> DecodeState:
-    """Read each prompt once and hand its cache to all of its samples, with room for the response."""
+    """Read each prompt once; hand its cache, with room for a response, to all of its samples."""
     hidden, caches = transformer.prefill(config, decode_params, prompts_PS, prompt_lengths_P)
     hidden = jnp.repeat(hidden, samples_per_prompt, axis=0)
 

@@ -1,9 +1,9 @@
 """From prompts to `Rollouts`: buckets, keys, the jitted programs, and back to the host."""
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from r1jax.models import Transformer
@@ -31,38 +31,51 @@ def generate(
     is in the batch, nor on devices. Bare token lists get their place in the list as id.
     """
     prompts = as_prompt_batch(prompts)
-    decode_params = decode.prepare_params(module.config, params)
-    return generate_prepared(
+    rollout = dispatch(
         module,
-        decode_params,
+        decode.prepare_params(module.config, params),
         prompts,
         sampling=sampling,
         samples_per_prompt=samples_per_prompt,
         seed=seed,
         step=step,
     )
+    return rollout.collect()
 
 
-def generate_prepared(
+class InFlight(NamedTuple):
+    """A rollout the device is busy with; `collect` waits for it."""
+
+    prompts: PromptBatch
+    tokens: jax.Array
+    logp: jax.Array
+    lengths: jax.Array
+    finished: jax.Array
+
+    def collect(self) -> Rollouts:
+        arrays = jax.device_get((self.tokens, self.logp, self.lengths, self.finished))
+        return Rollouts(self.prompts, *arrays)
+
+
+def dispatch(
     module: Transformer,
-    decode_params: Params,
+    decode_params: Any,
     prompts: PromptBatch,
     *,
     sampling: SamplingParams,
     samples_per_prompt: int,
     seed: int,
     step: int = 0,
-) -> Rollouts:
-    """`generate` with parameters that `decode.prepare_params` has made ready."""
+) -> InFlight:
+    """Start a rollout and return at once. Parameters come from `decode.prepare_params`."""
     tokens_PS, lengths_P = pad_prompts(prompts.tokens, PROMPT_BUCKET)
     ids_R = np.repeat(prompts.ids, samples_per_prompt).astype(np.uint32)
     samples_R = np.tile(np.arange(samples_per_prompt, dtype=np.uint32), len(prompts))
-    keys = _make_keys(seed, step, ids_R, samples_R)
     state = decode.prefill_groups(
         module.config,
         decode_params,
-        jnp.asarray(tokens_PS),
-        jnp.asarray(lengths_P),
+        tokens_PS,
+        lengths_P,
         samples_per_prompt,
         sampling.max_tokens,
     )
@@ -70,14 +83,11 @@ def generate_prepared(
         module.config,
         decode_params,
         state,
-        keys,
-        jnp.asarray(np.repeat(lengths_P, samples_per_prompt)),
+        _make_keys(seed, step, ids_R, samples_R),
+        np.repeat(lengths_P, samples_per_prompt),
         SamplingArrays.of(sampling),
     )
-    tokens, logp, lengths, finished = jax.device_get(
-        (state.tokens, state.logp, state.lengths, state.finished)
-    )
-    return Rollouts(prompts, tokens, logp, lengths, finished)
+    return InFlight(prompts, state.tokens, state.logp, state.lengths, state.finished)
 
 
 _make_keys = jax.jit(row_keys)

@@ -1,7 +1,6 @@
 """The update: pure functions from (state, packed micro-batches) to (state, statistics)."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -122,7 +121,7 @@ def make_policy_loss(
             advantages=micro.advantages,
             mask=micro.mask,
             segment_ids=micro.segment_ids,
-            logp_ref=None,
+            logp_ref=None if objective.kl == "none" else micro.logp_ref,
             logp_behavior=micro.logp_behavior,
             entropy=entropy,
             weights=weights,

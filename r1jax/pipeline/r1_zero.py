@@ -1,0 +1,130 @@
+"""R1-Zero from nothing: a base model, reinforcement learning with rule rewards, and the evidence.
+
+    pretrain ──▶ evaluate ──▶ rl ──▶ evaluate ──▶ summary.json, report.html
+
+Every phase picks up where an earlier run of the same workdir left it.
+"""
+
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from r1jax import mesh as mesh_lib
+from r1jax.config import Config
+from r1jax.evaluation.evaluate import evaluate
+from r1jax.monitor.clock import CompileCounter
+from r1jax.monitor.metrics import finite_or_none
+from r1jax.monitor.report import write_report
+from r1jax.monitor.sinks import Sinks
+from r1jax.training import workdir as workdir_lib
+from r1jax.training.interrupts import Interrupts
+from r1jax.training.rl import train_rl
+from r1jax.training.session import Session
+from r1jax.training.setup import make_setup
+from r1jax.training.sft import pretrain
+from r1jax.types import Params
+
+T = TypeVar("T")
+
+
+def run(config: Config, workdir: pathlib.Path, *, overwrite: bool = False) -> dict[str, Any]:
+    """Train, evaluate, and write the summary; returns it."""
+    workdir_lib.open_workdir(workdir, config, overwrite=overwrite)
+    setup = make_setup(config)
+    sinks = Sinks(
+        workdir,
+        tensorboard=config.logging.tensorboard,
+        wandb_project=config.logging.wandb_project,
+    )
+    compiles = CompileCounter()
+    try:
+        with Interrupts() as interrupts, mesh_lib.use(setup.mesh):
+            session = Session(setup, workdir, sinks, interrupts, compiles)
+            return _run(session)
+    finally:
+        compiles.close()
+        sinks.close()
+
+
+def _run(session: Session) -> dict[str, Any]:
+    summary = Summary(session)
+    base = summary.time("pretrain", lambda: pretrain(session))
+    summary.evaluate("before", base)
+    state = summary.time("rl", lambda: train_rl(session, base))
+    summary.evaluate("after", state.params)
+    summary.time("report", lambda: write_report(session.workdir))
+    session.say(summary.table())
+    session.say(f"report: {session.workdir / 'report.html'}")
+    return summary.value
+
+
+class Summary:
+    """`summary.json`: what the policy could do before and after, and the seconds of each phase.
+
+    Saved after every phase; seconds add up over the processes that a workdir took.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._path = session.workdir / "summary.json"
+        self._compiled = 0.0
+        self.value: dict[str, Any] = {"before": None, "after": None, "seconds": {}}
+        if self._path.exists():
+            self.value |= workdir_lib.read_json(self._path)
+        self.value["seed"] = session.setup.config.seed
+
+    def time(self, phase: str, work: Callable[[], T]) -> T:
+        """Run one phase; its seconds and those spent compiling in it are kept even if it fails."""
+        start = time.perf_counter()
+        try:
+            return work()
+        finally:
+            self._add(phase, time.perf_counter() - start)
+            compiled = self._session.compiles.seconds
+            self._add("compile", compiled - self._compiled)
+            self._compiled = compiled
+            self._save()
+
+    def evaluate(self, when: str, params: Params) -> None:
+        """Measure a policy, unless an earlier process of this workdir has."""
+        if self.value[when] is None:
+            numbers = self.time("evaluate", lambda: evaluate(self._session.setup, params))
+            self.value[when] = finite_or_none(numbers)
+            self._session.sinks.write(f"evaluate_{when}", 0, numbers)
+            self._save()
+
+    def table(self) -> str:
+        """Before and after side by side, and where the time went."""
+        before, after = self.value["before"], self.value["after"]
+        lines = [f"{'':<28}{'before':>9}{'after':>9}"]
+        for key, label in ROWS.items():
+            cells = (_cell(row[key]) for row in (before, after))
+            lines.append(f"{label.format(k=after['k']):<28}" + "".join(cells))
+        seconds = self.value["seconds"]
+        spent = ", ".join(f"{name} {value:.0f}" for name, value in seconds.items())
+        total = sum(value for name, value in seconds.items() if name != "compile")
+        return "\n".join([*lines, f"seconds: {total:.0f} in all ({spent}; compile is part of all)"])
+
+    def _add(self, phase: str, seconds: float) -> None:
+        known = self.value["seconds"]
+        known[phase] = round(known.get(phase, 0.0) + seconds, 2)
+
+    def _save(self) -> None:
+        workdir_lib.write_json(self._path, self.value)
+
+
+ROWS = {
+    "greedy_accuracy": "accuracy, greedy",
+    "accuracy": "accuracy, sampled (pass@1)",
+    "pass_at_k": "pass@{k}",
+    "maj_at_k": "maj@{k}",
+    "mean_length": "mean length, tokens",
+    "reasoning_share": "share that reasons",
+    "accuracy_with_reasoning": "accuracy with reasoning",
+    "accuracy_without_reasoning": "accuracy without",
+}
+
+
+def _cell(value: float | None) -> str:
+    return f"{'-':>9}" if value is None else f"{value:>9.3f}"

@@ -1,0 +1,279 @@
+"""Reinforcement learning: the straight line from prompts to an update, step after step."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from r1jax import rollout
+from r1jax.monitor.metrics import rollout_metrics
+from r1jax.objectives import advantages as advantages_lib
+from r1jax.ops import packing
+from r1jax.training.grading import grade_rollouts
+from r1jax.training.optimizer import make_optimizer
+from r1jax.training.session import Session
+from r1jax.training.setup import BatchShape, Setup, abstract_state, make_batch_shape
+from r1jax.training.step import (
+    forward_logprobs,
+    init_state,
+    make_policy_loss,
+    make_policy_weights,
+    make_update,
+)
+from r1jax.types import Graded, PackedBatch, Params, Stats, TrainState
+
+PHASE = "rl"
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A step whose updates are under way; its numbers are read while the next one samples."""
+
+    step: int
+    graded: Graded
+    stats: list[Stats]  # of each update, still on the device
+    batches: list[PackedBatch]
+
+
+def train_rl(session: Session, base_params: Params) -> TrainState:
+    """Run the RL steps that are not yet done and return the final state."""
+    setup = session.setup
+    config = setup.config
+    optimizer = make_optimizer(config.optim, config.rl.steps * config.rl.updates_per_step)
+    checkpoints = session.checkpoints(PHASE)
+    restored = checkpoints.restore(abstract_state(setup, optimizer))
+    if restored is None:
+        # The update gives its old state's memory away; the base is needed on.
+        params = jax.tree.map(jnp.copy, base_params)
+        step, state, books = 0, init_state(params, optimizer), {"num_tokens": 0}
+    else:
+        step, state, books = restored
+        session.say(f"rl goes on at step {step} of {config.rl.steps}")
+    session.forget_after(PHASE, step)
+    reference = base_params if config.objective.kl != "none" else None
+    shape = minibatch_shape(setup)
+    update = make_update(
+        make_policy_loss(
+            setup.module,
+            config.objective,
+            temperature=config.sampling.temperature,
+            on_policy=config.rl.updates_per_step == 1,
+        ),
+        make_policy_weights(config.objective),
+        optimizer,
+    )
+    log = StepLog(session, books, step)
+    clock = session.clock
+    while step < config.rl.steps:
+        with clock("rollout"):
+            prompts = setup.prompts(
+                "train", step * config.rl.prompts_per_step, config.rl.prompts_per_step
+            )
+            sampling = start_rollout(setup, state.params, prompts, step)
+            log.write()
+            rollouts = sampling.collect()
+        with clock("grade"):
+            graded = grade(setup, rollouts, step)
+        with clock("pack"):
+            batches = make_batches(setup, shape, graded, compute_advantages(setup, graded), step)
+        with clock("update"):
+            stats = []
+            for batch, used in batches:
+                batch = with_reference(setup, reference, batch, used)
+                state, update_stats = update(state, batch, np.int32(used))
+                stats.append(update_stats)
+        log.pending = Finished(step, graded, stats, [batch for batch, _ in batches])
+        step += 1
+        stopping = session.interrupts.received is not None
+        if step % config.checkpoint.every == 0 or step == config.rl.steps or stopping:
+            log.write()
+            with clock("checkpoint"):
+                checkpoints.save(step, state, log.books)
+        if stopping:
+            checkpoints.wait()
+            session.interrupts.raise_if_received()
+    checkpoints.wait()
+    checkpoints.close()
+    return state
+
+
+def start_rollout(setup: Setup, params: Params, prompts: Any, step: int) -> rollout.InFlight:
+    return rollout.dispatch(
+        setup.module,
+        rollout.prepare_params(setup.module.config, params),
+        prompts,
+        sampling=setup.sampling,
+        samples_per_prompt=setup.config.rl.samples_per_prompt,
+        seed=setup.config.seed,
+        step=step,
+    )
+
+
+def grade(setup: Setup, rollouts: Any, step: int) -> Graded:
+    return grade_rollouts(
+        rollouts,
+        tokenizer=setup.tokenizer,
+        task=setup.task,
+        weights=setup.config.weights,
+        opened_by_prompt=setup.opened_by_prompt,
+        run_key=(setup.config.seed, step),
+    )
+
+
+def compute_advantages(setup: Setup, graded: Graded) -> np.ndarray:
+    """One advantage per response, [R]."""
+    shape = (len(graded.rollouts.prompts), graded.rollouts.samples_per_prompt)
+    advantages_PG = _group_normalized(
+        graded.rewards.reshape(shape),
+        graded.valid.reshape(shape),
+        setup.config.rl.advantage_scale,
+        setup.config.rl.advantage_eps,
+    )
+    return np.asarray(advantages_PG).reshape(-1)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _group_normalized(rewards_PG: Array, valid_PG: Array, scale: str, eps: float) -> Array:
+    return advantages_lib.group_normalized(rewards_PG, scale=scale, eps=eps, valid=valid_PG)
+
+
+def minibatch_shape(setup: Setup) -> BatchShape:
+    config = setup.config
+    sampled = config.rl.prompts_per_step * config.rl.samples_per_prompt
+    return make_batch_shape(
+        setup,
+        sequences=sampled // config.rl.updates_per_step,
+        longest=config.data.max_prompt_tokens + config.sampling.max_tokens,
+    )
+
+
+def make_batches(
+    setup: Setup, shape: BatchShape, graded: Graded, advantages_R: np.ndarray, step: int
+) -> list[tuple[PackedBatch, int]]:
+    """The step's samples, dealt at random to its updates, packed: (batch, used micro-batches)."""
+    updates = setup.config.rl.updates_per_step
+    order = np.arange(len(advantages_R))
+    if updates > 1:
+        order = np.random.default_rng([setup.config.seed, step]).permutation(order)
+    batches = []
+    for rows in np.split(order, updates):
+        sequences = [to_sequence(graded, row, advantages_R[row]) for row in rows]
+        packed = packing.pack(sequences, row_length=shape.row_length, rows=shape.rows)
+        batches.append(packing.split_micro(packed, shape.rows_per_micro))
+    return batches
+
+
+def to_sequence(graded: Graded, row: int, advantage: float) -> packing.Sequence:
+    rollouts = graded.rollouts
+    prompt_index = int(row) // rollouts.samples_per_prompt
+    response = rollouts.response(row)
+    return packing.Sequence(
+        tokens=np.concatenate([rollouts.prompts.tokens[prompt_index], response]),
+        mask=np.full(len(response), graded.valid[row]),
+        advantages=np.full(len(response), advantage, np.float32),
+        logp_behavior=rollouts.logp[row, : len(response)],
+        prompt_id=prompt_index,
+    )
+
+
+def with_reference(
+    setup: Setup, reference: Params | None, batch: PackedBatch, used: int
+) -> PackedBatch:
+    """The batch with the reference's log-probs; untouched where no KL asks for them."""
+    if reference is None:
+        return batch
+    logp_ref = _reference_logprobs(
+        setup.module, reference, batch, np.int32(used), setup.config.sampling.temperature
+    )
+    return dataclasses.replace(batch, logp_ref=logp_ref)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _reference_logprobs(
+    module: Any, params: Params, batch: PackedBatch, used: Array, temperature: float
+) -> Array:
+    def one(index: Array, logp: Array) -> Array:
+        micro = jax.tree.map(lambda leaf: leaf[index], batch)
+        return logp.at[index].set(forward_logprobs(module, params, micro, temperature)[0])
+
+    return jax.lax.fori_loop(0, used, one, batch.logp_ref)
+
+
+class StepLog:
+    """Writes down each finished step: metrics, the progress line, some completions."""
+
+    def __init__(self, session: Session, books: dict[str, Any], first: int) -> None:
+        self.books = books
+        self.pending: Finished | None = None
+        self._session = session
+        self._progress = session.progress(PHASE, session.setup.config.rl.steps, first)
+
+    def write(self) -> None:
+        """Read the pending step, which waits for its updates; stop if a number is not finite."""
+        finished, self.pending = self.pending, None
+        if finished is None:
+            return
+        session, step = self._session, finished.step
+        updates = [
+            {name: float(value) for name, value in stats.items()}
+            for stats in jax.device_get(finished.stats)
+        ]
+        for stats, batch in zip(updates, finished.batches, strict=True):
+            session.require_finite(PHASE, step, stats, batch)
+        times = session.clock.lap()
+        seconds = sum(times.values())
+        tokens = int(finished.graded.rollouts.lengths.sum())
+        self.books["num_tokens"] += tokens
+        metrics = {
+            **rollout_metrics(finished.graded),
+            **update_metrics(updates),
+            **{f"time/{phase}": value for phase, value in times.items()},
+            "step_time": seconds,
+            "tokens_per_second": tokens / max(seconds, 1e-9),
+            "num_tokens": self.books["num_tokens"],
+            "compiles": session.compiles.count,
+        }
+        session.sinks.write(PHASE, step, metrics)
+        logging = session.setup.config.logging
+        last = step + 1 == session.setup.config.rl.steps
+        if step % logging.completions_every == 0 or last:
+            session.log_completions(PHASE, step, finished.graded, logging.completions)
+        self._progress.step(step + 1, shown(metrics))
+
+
+def update_metrics(updates: list[Stats]) -> dict[str, float]:
+    """Means over the step's updates, under TRL's names.
+
+    The sampler/trainer gap is the first update's: later ones compare with a policy that has moved.
+    """
+    names = {"loss": "loss", "policy_loss": "policy_loss", "grad_norm": "grad_norm"}
+    names |= {"entropy": "entropy", "kl": "kl", "ratio": "ratio", "approx_kl": "approx_kl"}
+    names |= {f"clip_ratio/{side}_mean": f"clip_ratio/{side}_mean" for side in _CLIP_SIDES}
+    metrics = {
+        shown_name: float(np.mean([stats[name] for stats in updates]))
+        for name, shown_name in names.items()
+        if name in updates[0]
+    }
+    first = updates[0]
+    return metrics | {
+        "sampling/logp_difference": first["logp_gap_max"],
+        "sampling/sampling_logp_difference/mean": first["logp_gap"],
+        "sampling/sampling_logp_difference/max": first["logp_gap_max"],
+    }
+
+
+_CLIP_SIDES = ("low", "high", "region")
+
+
+def shown(metrics: dict[str, float]) -> dict[str, str]:
+    """What the progress line says."""
+    return {
+        "reward": f"{metrics['reward']:.3f}",
+        "accuracy": f"{metrics['accuracy']:.3f}",
+        "length": f"{metrics['completions/mean_length']:.1f}",
+        "tokens/s": f"{metrics['tokens_per_second']:,.0f}",
+    }

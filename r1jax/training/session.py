@@ -1,0 +1,85 @@
+"""One process at work in one workdir: its clocks, logs, interrupts, and the rules for stopping."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from r1jax.errors import UserError
+from r1jax.monitor.clock import Clock, CompileCounter
+from r1jax.monitor.progress import Progress
+from r1jax.monitor.sinks import Sinks, append_json_line
+from r1jax.training import workdir as workdir_lib
+from r1jax.training.checkpoint import Checkpoints
+from r1jax.training.interrupts import Interrupts
+from r1jax.training.setup import Setup
+from r1jax.types import Graded, PackedBatch
+
+
+@dataclasses.dataclass
+class Session:
+    setup: Setup
+    workdir: pathlib.Path
+    sinks: Sinks
+    interrupts: Interrupts
+    compiles: CompileCounter
+    clock: Clock = dataclasses.field(default_factory=Clock)
+
+    def say(self, text: str) -> None:
+        print(text, flush=True)
+
+    def progress(self, phase: str, total: int, first: int) -> Progress:
+        every = self.setup.config.logging.every
+        return Progress(phase, total, first=first, every=every)
+
+    def checkpoints(self, phase: str) -> Checkpoints:
+        return Checkpoints(
+            self.workdir / "checkpoints" / phase,
+            keep=self.setup.config.checkpoint.keep,
+            say=self.say,
+        )
+
+    def forget_after(self, phase: str, step: int) -> None:
+        """Drop log records that the resumed run will write again."""
+
+        def keep(record: Mapping[str, Any]) -> bool:
+            return record["phase"] != phase or record["step"] < step
+
+        for name in ("metrics.jsonl", "completions.jsonl"):
+            workdir_lib.keep_lines(self.workdir / name, keep)
+
+    def log_completions(self, phase: str, step: int, graded: Graded, count: int) -> None:
+        """Keep a few samples to read: the first rows, so the same prompts' places every time."""
+        group = graded.rollouts.samples_per_prompt
+        for row in range(min(count, len(graded.texts))):
+            append_json_line(
+                self.workdir / "completions.jsonl",
+                {
+                    "phase": phase,
+                    "step": step,
+                    "prompt": graded.rollouts.prompts.items[row // group]["question"],
+                    "completion": graded.texts[row],
+                    "reward": float(graded.rewards[row]),
+                    "correct": bool(graded.correct[row]),
+                    "length": int(graded.rollouts.lengths[row]),
+                    "parts": {name: float(values[row]) for name, values in graded.parts.items()},
+                },
+            )
+
+    def require_finite(
+        self, phase: str, step: int, stats: Mapping[str, float], batch: PackedBatch
+    ) -> None:
+        """Stop on a NaN or infinite loss or gradient, with the batch kept for inspection."""
+        broken = [name for name in ("loss", "grad_norm") if not np.isfinite(stats[name])]
+        if not broken:
+            return
+        path = self.workdir / f"nonfinite_{phase}_{step}.npz"
+        fields = {f.name: np.asarray(getattr(batch, f.name)) for f in dataclasses.fields(batch)}
+        np.savez_compressed(path, **fields)
+        raise UserError(
+            f"{phase} step {step}: {' and '.join(broken)} not finite; the batch is in {path}, the "
+            f"last good checkpoint in {self.workdir / 'checkpoints' / phase}. Lower optim.lr or "
+            "optim.clip_norm, or look at the batch"
+        )

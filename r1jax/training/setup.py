@@ -1,0 +1,129 @@
+"""What a run builds once from its config, and the shapes its batches will have."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import optax
+
+from r1jax import mesh as mesh_lib
+from r1jax.config import Config
+from r1jax.data import templates
+from r1jax.data.tasks import Task, item_at, make_task
+from r1jax.data.tokenizers import Tokenizer
+from r1jax.errors import UserError
+from r1jax.models import Transformer, init_params
+from r1jax.models.transformer import logical_axes
+from r1jax.ops.sampling import SamplingParams
+from r1jax.training.step import init_state
+from r1jax.types import Params, PromptBatch, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    config: Config
+    mesh: jax.sharding.Mesh
+    task: Task
+    tokenizer: Tokenizer
+    module: Transformer
+
+    @property
+    def opened_by_prompt(self) -> bool:
+        return templates.opens_thinking(self.config.data.template)
+
+    @property
+    def sampling(self) -> SamplingParams:
+        return dataclasses.replace(self.config.sampling, stop_ids=(self.tokenizer.eos_token_id,))
+
+    def prompts(self, split: str, start: int, count: int) -> PromptBatch:
+        """`count` prompts from place `start` of a split's endless stream."""
+        items = tuple(
+            item_at(self.task, seed=self.config.seed, split=split, index=index)
+            for index in range(start, start + count)
+        )
+        texts = [templates.render(self.config.data.template, item["question"]) for item in items]
+        tokens = tuple(np.array(self.tokenizer.encode(text), np.int32) for text in texts)
+        longest = max(map(len, tokens))
+        if longest > self.config.data.max_prompt_tokens:
+            raise UserError(
+                f"a prompt has {longest} tokens, config.data.max_prompt_tokens is "
+                f"{self.config.data.max_prompt_tokens}: raise it to {longest} or more"
+            )
+        return PromptBatch(np.arange(start, start + count), tokens, items)
+
+
+def make_setup(config: Config) -> Setup:
+    task = make_task(config.data.task, config.data.size)
+    tokenizer = task.tokenizer()
+    vocab_size = config.model.vocab_size or len(tokenizer)
+    if vocab_size < len(tokenizer):
+        raise UserError(
+            f"config.model.vocab_size={vocab_size}: the tokenizer has {len(tokenizer)} symbols; "
+            "use 0 for just as many"
+        )
+    return Setup(
+        config=config,
+        mesh=mesh_lib.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor),
+        task=task,
+        tokenizer=tokenizer,
+        module=Transformer(dataclasses.replace(config.model, vocab_size=vocab_size)),
+    )
+
+
+def abstract_state(setup: Setup, optimizer: optax.GradientTransformation) -> TrainState:
+    """Shapes, dtypes and shardings of the training state: nothing is computed."""
+
+    def make() -> TrainState:
+        return init_state(init_params(setup.module, setup.config.seed), optimizer)
+
+    shapes = jax.eval_shape(make)
+    params = mesh_lib.param_shardings(setup.mesh, shapes.params, logical_axes(shapes.params))
+    shardings = mesh_lib.state_shardings(setup.mesh, shapes, optimizer, params)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+
+
+def fresh_params(setup: Setup) -> Params:
+    """Initial parameters, made where they will lie."""
+    shapes = jax.eval_shape(functools.partial(init_params, setup.module), setup.config.seed)
+    shardings = mesh_lib.param_shardings(setup.mesh, shapes, logical_axes(shapes))
+    make = jax.jit(init_params, static_argnums=0, out_shardings=shardings)
+    return make(setup.module, setup.config.seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchShape:
+    """The one shape that every update of a phase is packed into."""
+
+    row_length: int
+    rows: int  # enough for the worst packing
+    rows_per_micro: int
+
+
+def make_batch_shape(setup: Setup, *, sequences: int, longest: int) -> BatchShape:
+    """Room for `sequences` of at most `longest` tokens, in micro-batches of the wanted size.
+
+    Unused micro-batches cost their place in host memory and nothing else.
+    """
+    batch = setup.config.batch
+    row_length = batch.row_length or _round_up(longest, 8)
+    if row_length < longest:
+        raise UserError(
+            f"config.batch.row_length={row_length}: a prompt and response can have {longest} "
+            "tokens; raise it, or use 0 for the least that fits"
+        )
+    devices = setup.mesh.shape["data"] * setup.mesh.shape["fsdp"]
+    rows_per_micro = max(1, batch.tokens_per_device // row_length) * devices
+    # Best fit opens a row only when no other has room, so every row but the last holds this many.
+    per_row = max(1, row_length // longest)
+    rows = -(-sequences // per_row)
+    rows_per_micro = min(rows_per_micro, _round_up(rows, devices))
+    return BatchShape(row_length, _round_up(rows, rows_per_micro), rows_per_micro)
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
