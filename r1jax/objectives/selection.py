@@ -79,4 +79,4 @@ def _share_of(mask, share):
 
 def _is_among_smallest(values_BT, count):
     ranks = jnp.argsort(jnp.argsort(values_BT.reshape(-1)))
-    return (ranks < count).reshape(values_BT.shape)
+    return (ranks < count.astype(ranks.dtype)).reshape(values_BT.shape)
