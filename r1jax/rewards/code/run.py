@@ -161,7 +161,7 @@ class _Compiled:
     def run(self, case: Case, limits: Limits) -> Outcome:
         if self._binary is None:
             outcome = self._compile(case.program)
-            if outcome.end != "exit" or outcome.code != 0 or outcome.fetched is None:
+            if outcome.end != "exit" or outcome.code != 0 or not outcome.fetched:
                 return dataclasses.replace(outcome, end="compile")
             self._binary = outcome.fetched
         files = {"main": self._binary}

@@ -12,7 +12,8 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from r1jax.rewards.code import interpreter, users
 from r1jax.rewards.code.inside import frames
@@ -62,7 +63,7 @@ class Outcome:
     wall_s: float
     cpu_s: float
     peak_mb: float
-    fetched: bytes | None = None
+    fetched: bytes = b""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,10 +107,9 @@ class Sandbox:
         """Run one case; starts anew if the case before left something behind."""
         if self._process is None:
             self._start()
-        header, blobs = _make_message(case, limits)
         try:
-            self._send(header, blobs)
-            reply, outputs = self._receive(limits.time_s + _GRACE_S)
+            self._send(_make_message(case, limits))
+            reply, outputs = frames.read_reply(self._reader(limits.time_s + _GRACE_S))
         except (frames.Closed, BrokenPipeError):
             self.close()
             raise SandboxKilled("the sandbox was killed from within") from None
@@ -118,8 +118,9 @@ class Sandbox:
             raise SandboxKilled("the sandbox stopped answering") from None
         if not reply["clean"]:
             self.close()
-        if reply["setup_error"]:
-            raise SandboxError(f"a case could not be confined: {reply['setup_error']}")
+        if outputs["setup"]:
+            reason = outputs["setup"].decode("utf-8", "replace")
+            raise SandboxError(f"a case could not be confined: {reason}")
         return Outcome(
             end=reply["end"],
             code=reply["code"],
@@ -129,7 +130,7 @@ class Sandbox:
             wall_s=reply["wall_s"],
             cpu_s=reply["cpu_s"],
             peak_mb=reply["peak_mb"],
-            fetched=outputs.get("fetched"),
+            fetched=outputs["fetched"],
         )
 
     def close(self) -> None:
@@ -163,13 +164,13 @@ class Sandbox:
                 extra_groups=users.no_groups(uid),
             )
             os.set_blocking(self._stdout, False)
-            _write_all(self._stdin, python.boot_message)
-            self._send(_make_setup(self._level, python, self._tmpfs_mb, box, uid), {})
-            reply, _ = self._receive(_START_S)
+            frames.write_all(self._stdin, python.boot_message)
+            self._send(_make_setup(self._level, python, self._tmpfs_mb, box, uid))
+            answer = frames.read_text(self._reader(_START_S))
         except (OSError, frames.Closed, TimeoutError) as error:
             raise SandboxError(f"could not start: {error or type(error).__name__}") from error
-        if not reply["ready"]:
-            raise SandboxError(f"could not start: {reply['detail']}")
+        if answer != "ready":
+            raise SandboxError(f"could not start: {answer}")
 
     @property
     def _stdin(self) -> int:
@@ -183,17 +184,11 @@ class Sandbox:
         assert self._process.stdout is not None
         return self._process.stdout.fileno()
 
-    def _send(self, header: dict, blobs: dict[str, bytes]) -> None:
-        _write_all(self._stdin, frames.encode(header, blobs))
+    def _send(self, message: dict[str, Any]) -> None:
+        frames.write_all(self._stdin, frames.encode(message))
 
-    def _receive(self, timeout_s: float) -> tuple[dict, dict[str, bytes]]:
-        return frames.read(_make_reader(self._stdout, time.monotonic() + timeout_s))
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+    def _reader(self, timeout_s: float) -> Callable[[int], bytes]:
+        return _make_reader(self._stdout, time.monotonic() + timeout_s)
 
 
 def _make_reader(fd: int, deadline: float) -> Callable[[int], bytes]:
@@ -225,7 +220,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def _host_directory(uid: int | None):
+def _host_directory(uid: int | None) -> Iterator[str]:
     """Without a mount namespace the program's files lie in a directory of the host, for a while."""
     path = tempfile.mkdtemp(prefix="r1jax-code-")
     try:
@@ -248,7 +243,7 @@ def _readable(python: interpreter.Interpreter) -> list[str]:
 
 def _make_setup(
     level: int, python: interpreter.Interpreter, tmpfs_mb: int, box: str | None, uid: int | None
-) -> dict:
+) -> dict[str, Any]:
     """The message that tells the supervisor which walls to build."""
     return {
         "unshare": level == 2,
@@ -279,10 +274,14 @@ def _bubblewrap(readable: list[str], tmpfs_mb: int) -> list[str]:
     return [*arguments, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/", "--"]
 
 
-def _make_message(case: Case, limits: Limits) -> tuple[dict, dict[str, bytes]]:
-    header = {
+def _make_message(case: Case, limits: Limits) -> dict[str, Any]:
+    return {
         "kind": case.kind,
+        "program": case.program,
+        "stdin": case.stdin,
+        "request": case.request,
         "argv": list(case.argv),
+        "files": case.files,
         "environ": {**interpreter.ENVIRON, **case.environ},
         "fetch": case.fetch,
         "limits": {
@@ -298,5 +297,3 @@ def _make_message(case: Case, limits: Limits) -> tuple[dict, dict[str, bytes]]:
             "setup": _MESSAGES_CAP,
         },
     }
-    blobs = {"program": case.program, "stdin": case.stdin, "request": case.request}
-    return header, {**blobs, **{f"file:{name}": data for name, data in case.files.items()}}

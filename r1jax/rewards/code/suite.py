@@ -3,14 +3,13 @@
 import builtins
 import dataclasses
 import functools
-import json
+import marshal
 import secrets
 import signal
 from collections.abc import Callable
 from typing import Any
 
-from r1jax.rewards.code import compare, steps
-from r1jax.rewards.code.inside import values
+from r1jax.rewards.code import answers, compare, steps
 from r1jax.rewards.code.sandbox import Case, Outcome
 from r1jax.rewards.code.verdict import Status
 
@@ -86,7 +85,7 @@ def _function_check(
             (answer,) = _read_answers(outcome.result, nonce, 1)
         except ValueError:
             return Judgement("error", (False,), "no valid result")
-        if isinstance(answer, _Refused):
+        if isinstance(answer, answers.Refused):
             return _one(False, "the result is not of a plain type")
         return _one(compare.equal_values(answer, expected, tolerance), "wrong result")
 
@@ -102,12 +101,12 @@ def _assert_check(make_case: Callable[..., Case], code: str) -> Check:
         if ending := _judge_end(outcome, total):
             return ending
         try:
-            answers = _read_answers(outcome.result, nonce, total)
+            found = _read_answers(outcome.result, nonce, total)
         except ValueError:
             return Judgement("error", (False,) * total, "no valid result")
         passed = tuple(
-            not isinstance(answer, _Refused) and check(answer)
-            for answer, check in zip(answers, plan.checks, strict=True)
+            not isinstance(answer, answers.Refused) and check(answer)
+            for answer, check in zip(found, plan.checks, strict=True)
         )
         if all(passed):
             return Judgement("pass", passed)
@@ -122,12 +121,7 @@ def _one(passed: bool, reason: str) -> Judgement:
 
 def _make_request(questions: list[dict[str, Any]]) -> tuple[bytes, str]:
     nonce = secrets.token_hex(16)
-    return json.dumps({"nonce": nonce, "steps": questions}).encode("ascii"), nonce
-
-
-@dataclasses.dataclass(frozen=True)
-class _Refused:
-    """The program answered with something that has no plain form."""
+    return marshal.dumps({"nonce": nonce, "steps": questions}, 4), nonce
 
 
 def _read_answers(message: bytes, nonce: str, count: int) -> list[Any]:
@@ -135,11 +129,7 @@ def _read_answers(message: bytes, nonce: str, count: int) -> list[Any]:
     head, *lines = message.decode("ascii").split("\n")
     if not secrets.compare_digest(head, nonce) or len(lines) != count:
         raise ValueError("not our message")
-    return [_Refused() if _is_refusal(line) else values.decode(line) for line in lines]
-
-
-def _is_refusal(line: str) -> bool:
-    return line.startswith('["refused"')
+    return [answers.decode(line) for line in lines]
 
 
 def _judge_end(outcome: Outcome, total: int) -> Judgement | None:

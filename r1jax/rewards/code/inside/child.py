@@ -3,41 +3,39 @@
 from __future__ import annotations
 
 import builtins
+import marshal
 import os
-import signal
 import sys
-import traceback
 import types
-from collections.abc import Callable
-from json import dumps, loads
-from typing import IO
+from _collections_abc import Callable  # `collections` itself costs a millisecond of each start
 
-from r1jax.rewards.code.inside import confine, prelude, values
+from r1jax.rewards.code.inside import confine, linux, prelude, values
 
 # Kept here so that a program which replaces them in `os` only harms itself.
 _exit, _read, _write = os._exit, os.read, os.write
 
 REQUEST_FD, RESULT_FD = 3, 4
+_MANY_FILES = 1 << 10  # more than the supervisor ever has open
 
 
-def run(header: dict, blobs: dict[str, bytes], fds: dict[str, int], box: dict) -> None:
-    """Confine this process and run the case of `header`; `fds` are its only open files."""
+def run(case: dict, fds: dict[str, int], box: dict) -> None:
+    """Confine this process and run the case in it; `fds` are its only open files."""
     try:
         _arrange_files(fds)
         os.chdir(box["directory"])
-        confine.set_limits(**header["limits"])
+        confine.set_limits(**case["limits"])
         confine.lock_down(box["ruleset"], namespaced=box["namespaced"], filtered=box["filtered"])
     except BaseException as error:  # noqa: BLE001 - reported, and the process ends
         _write(fds["setup"], repr(error).encode("utf-8", "replace")[:1000])
         _exit(1)
-    os.closerange(RESULT_FD + 1, 1 << 16)
+    os.closerange(RESULT_FD + 1, _MANY_FILES)
     os.environ.clear()
-    os.environ.update(header["environ"])
-    if header["kind"] == "exec":
-        _execute(header["argv"])
+    os.environ.update(case["environ"])
+    if case["kind"] == "exec":
+        _execute(case["argv"])
     _open_streams()
-    source = blobs["program"].decode("utf-8", "surrogateescape")
-    if header["kind"] == "script":
+    source = case["program"].decode("utf-8", "surrogateescape")
+    if case["kind"] == "script":
         os.close(REQUEST_FD)
         os.close(RESULT_FD)
         _exit(_exit_code_of(lambda: _load(source, "__main__")))
@@ -53,9 +51,7 @@ def _arrange_files(fds: dict[str, int]) -> None:
 
 
 def _execute(argv: list[str]) -> None:
-    signal.signal(
-        signal.SIGPIPE, signal.SIG_DFL
-    )  # Python ignores it; other programs do not expect so
+    linux.default_sigpipe()
     try:
         os.execve(argv[0], argv, dict(os.environ))
     except OSError as error:
@@ -65,13 +61,12 @@ def _execute(argv: list[str]) -> None:
 
 def _open_streams() -> None:
     """Fresh objects over 0, 1, 2: the supervisor's own have buffers and other modes."""
-
-    def text(fd: int, mode: str, errors: str) -> IO[str]:
-        return open(fd, mode, encoding="utf-8", errors=errors, closefd=False)
-
-    sys.stdin = sys.__stdin__ = text(0, "r", "surrogateescape")
-    sys.stdout = sys.__stdout__ = text(1, "w", "surrogateescape")
-    sys.stderr = sys.__stderr__ = text(2, "w", "backslashreplace")
+    escape = "surrogateescape"
+    # ruff: noqa: SIM115 - they stay open
+    sys.stdin = open(0, encoding="utf-8", errors=escape, closefd=False)
+    sys.stdout = open(1, "w", encoding="utf-8", errors=escape, closefd=False)
+    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
     sys.argv = ["main.py"]
     # The interpreter runs without `site`, which is where these come from.
     builtins.exit = builtins.quit = sys.exit
@@ -92,7 +87,7 @@ def _answer(source: str) -> None:
     namespace = _load(source, "solution")
     # Read only now: what the program does while it loads cannot know the nonce.
     with open(REQUEST_FD, "rb") as file:
-        request = loads(file.read())
+        request = marshal.loads(file.read())
     results = [_step(step, namespace) for step in request["steps"]]
     payload = request["nonce"] + "\n" + "\n".join(r for r in results if r is not None)
     data = payload.encode("ascii")
@@ -114,7 +109,7 @@ def _step(step: dict, namespace: dict) -> str | None:
     try:
         return values.encode(value)
     except values.NotPlain as error:
-        return dumps(["refused", str(error)[:200]])
+        return values.refusal(str(error))
 
 
 def _find(name: str, namespace: dict) -> Callable[..., object]:
@@ -135,9 +130,9 @@ def _exit_code_of(body: Callable[[], object]) -> int:
         body()
     except SystemExit as error:
         code = _status(error.code)
-    except BaseException:  # noqa: BLE001 - this is the program's top level
+    except BaseException as error:  # noqa: BLE001 - this is the program's top level
         code = 1
-        traceback.print_exc(limit=-8)
+        sys.excepthook(type(error), error, error.__traceback__)
     try:
         if "threading" in sys.modules:
             sys.modules["threading"]._shutdown()

@@ -6,7 +6,6 @@ import ctypes
 import os
 import stat
 import struct
-from collections.abc import Iterable
 
 from r1jax.rewards.code.inside import linux
 
@@ -33,7 +32,7 @@ def abi() -> int:
     return linux.syscall(_CREATE_RULESET, None, size, flags)
 
 
-def make_ruleset(readable: Iterable[str], writable: Iterable[str]) -> int:
+def make_ruleset(readable: list[str], writable: list[str]) -> int:
     """A ruleset (file descriptor): these paths and all below may be read, or also written."""
     version = abi()
     handled = (1 << _RIGHTS_OF_ABI.get(version, _RIGHTS_NEWEST)) - 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 
 from r1jax.rewards.code.inside import linux
 
@@ -31,7 +30,7 @@ def enter() -> None:
             file.write(text)
 
 
-def make_root(readable: Iterable[str], tmpfs_mb: int) -> None:
+def make_root(readable: list[str], tmpfs_mb: int) -> None:
     """Replace the file system by `readable` (read-only), /dev, /proc and a small /tmp.
 
     Runs as the first process of the new tree, because a fresh /proc shows the tree of its mounter.

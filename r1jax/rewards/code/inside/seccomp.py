@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import struct
-from collections.abc import Sequence
 
 from r1jax.rewards.code.inside import linux
 
@@ -126,7 +125,7 @@ def _fail(code: int) -> bytes:
 _DENY = _fail(errno.EPERM)
 
 
-def _rule(name: str, block: Sequence[bytes]) -> list[bytes]:
+def _rule(name: str, block: list[bytes]) -> list[bytes]:
     """`block` decides about this call and always returns; other calls jump over it."""
     number = _NUMBERS[name][0 if linux.MACHINE == "x86_64" else 1]
     return [_op(_JUMP_EQUAL, number, 0, len(block)), *block]
@@ -136,13 +135,13 @@ def _argument(index: int, high: bool = False) -> bytes:
     return _op(_LOAD, _ARGUMENTS_OFFSET + 8 * index + 4 * high)
 
 
-def _only(index: int, values: Sequence[int]) -> list[bytes]:
+def _only(index: int, values: tuple[int, ...]) -> list[bytes]:
     """Allow the call when its argument is one of the values (32 bits, as for a pid)."""
     tests = [op for v in values for op in (_op(_JUMP_EQUAL, v, 0, 1), _op(_RETURN, _ALLOW))]
     return [_argument(index), *tests, _DENY]
 
 
-def _none_of(index: int, values: Sequence[int]) -> list[bytes]:
+def _none_of(index: int, values: tuple[int, ...]) -> list[bytes]:
     tests = [op for v in values for op in (_op(_JUMP_EQUAL, v, 0, 1), _DENY)]
     return [_argument(index), *tests, _op(_RETURN, _ALLOW)]
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 import os
 import resource
 import select
-import shutil
-import signal
 import time
 
 from r1jax.rewards.code.inside import child, confine, frames, landlock, linux, namespaces
 
-_TICK_S = 0.01
+_TICK_MS = 10
+_EXIT_TICK_S = 0.0002
 _MEMORY_TICK_S = 0.05
 _PIPE_MAX = 1 << 20  # what an unprivileged process can make a pipe hold
 
@@ -24,20 +23,19 @@ def main() -> None:
     # Fill the numbers that the child gives to its own files, so that none of ours lies there.
     while os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC) < 9:
         pass
-    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
-    setup, _ = frames.read(_receive)
+    linux.prctl(linux.PR_SET_PDEATHSIG, linux.SIGKILL)
     try:
-        box = _enter(setup)
+        box = _enter(frames.read(_receive))
     except OSError as error:
-        frames.write(1, {"ready": False, "detail": str(error)}, {})
+        frames.write_text(1, str(error))
         return
-    frames.write(1, {"ready": True}, {})
+    frames.write_text(1, "ready")
     while True:
         try:
-            header, blobs = frames.read(_receive)
+            case = frames.read(_receive)
         except frames.Closed:
             break
-        frames.write(1, *run_case(header, blobs, box))
+        frames.write_reply(1, *run_case(case, box))
     _kill_all(box)
 
 
@@ -79,7 +77,7 @@ def _continue_in_child() -> None:
     """Fork; the child, first in the new process tree, goes on, and the parent ends with it."""
     pid = os.fork()
     if pid == 0:
-        linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+        linux.prctl(linux.PR_SET_PDEATHSIG, linux.SIGKILL)
         return
     os.close(0)
     os.close(1)
@@ -87,43 +85,40 @@ def _continue_in_child() -> None:
     os._exit(0)
 
 
-def run_case(header: dict, blobs: dict[str, bytes], box: dict) -> tuple[dict, dict[str, bytes]]:
+def run_case(case: dict, box: dict) -> tuple[dict, dict[str, bytes]]:
     """Run one case to its end and leave neither process nor file of it behind."""
-    files = {name[5:]: blob for name, blob in blobs.items() if name.startswith("file:")}
-    _write_files(box["directory"], files)
+    _write_files(box["directory"], case["files"])
     if not box["namespaced"] and not box["own_uid"]:
-        limits = header["limits"]
-        limits["nproc"] += confine.count_tasks(os.getuid())
-    sources, reads = _open_channels(blobs)
+        case["limits"]["nproc"] += confine.count_tasks(os.getuid())
+    sources, reads = _open_channels(case)
     started = time.monotonic()
     pid = os.fork()
     if pid == 0:
         os.setsid()
-        child.run(header, blobs, sources, box)
+        child.run(case, sources, box)
     for fd in sources.values():
         os.close(fd)
-    watch = _Watch(pid, reads, header, started)
+    watch = _Watch(pid, reads, case, started)
     end = watch.until_end()
     status, usage = _end_child(pid, watch, box)
     if not watch.drain() and end == "exit":
         end = "output"
     outputs = {name: bytes(output) for name, output in watch.outputs.items()}
-    fetched = _fetch(box["directory"], header.get("fetch"))
+    outputs["fetched"] = _fetch(box["directory"], case["fetch"])
     reply = {
         "end": end,
         "code": os.waitstatus_to_exitcode(status),
         "wall_s": time.monotonic() - started,
         "cpu_s": usage.ru_utime + usage.ru_stime,
         "peak_mb": max(usage.ru_maxrss / 1024, watch.peak_mb),
-        "setup_error": outputs.pop("setup").decode("utf-8", "replace"),
         "clean": _wipe(box["writable"]),
     }
-    return reply, {**outputs, **fetched}
+    return reply, outputs
 
 
-def _open_channels(blobs: dict[str, bytes]) -> tuple[dict[str, int], dict[str, int]]:
+def _open_channels(case: dict) -> tuple[dict[str, int], dict[str, int]]:
     """The child's ends and ours. Input lies in memory files: an unread one blocks nobody."""
-    sources = {name: _memory_file(name, blobs.get(name, b"")) for name in ("stdin", "request")}
+    sources = {name: _memory_file(name, case[name]) for name in ("stdin", "request")}
     reads = {}
     for name in ("stdout", "stderr", "result", "setup"):
         reads[name], sources[name] = os.pipe()
@@ -133,9 +128,7 @@ def _open_channels(blobs: dict[str, bytes]) -> tuple[dict[str, int], dict[str, i
 
 def _memory_file(name: str, content: bytes) -> int:
     fd = os.memfd_create(name)
-    view = memoryview(content)
-    while view:
-        view = view[os.write(fd, view) :]
+    frames.write_all(fd, content)
     os.lseek(fd, 0, os.SEEK_SET)
     return fd
 
@@ -143,12 +136,12 @@ def _memory_file(name: str, content: bytes) -> int:
 class _Watch:
     """Collects the child's outputs and says when and why it is over."""
 
-    def __init__(self, pid: int, reads: dict[str, int], header: dict, started: float):
+    def __init__(self, pid: int, reads: dict[str, int], case: dict, started: float):
         self.pid = pid
         self.reads = reads
-        self.caps = header["caps"]
-        self.deadline = started + header["limits"]["time_s"]
-        self.memory_mb = header["limits"]["memory_mb"]
+        self.caps = case["caps"]
+        self.deadline = started + case["limits"]["time_s"]
+        self.memory_mb = case["limits"]["memory_mb"]
         self.peak_mb = 0.0
         self.outputs = {name: bytearray() for name in reads}
         self.open = {fd: name for name, fd in reads.items()}
@@ -169,9 +162,9 @@ class _Watch:
                 self.peak_mb = max(self.peak_mb, _resident_mb(self.pid))
                 if self.peak_mb > self.memory_mb:
                     return "memory"
-            # With all pipes closed only the exit itself is left to wait for.
-            wait_s = min(_TICK_S if self.open else _TICK_S / 10, self.deadline - now)
-            for fd, _ in self.poll.poll(wait_s * 1000):
+            if not self.open:  # only the exit itself is left to wait for, and it is near
+                time.sleep(_EXIT_TICK_S)
+            for fd, _ in self.poll.poll(_TICK_MS if self.open else 0):
                 if fd == 0:
                     return "abandoned"
                 if not self._collect(fd):
@@ -215,22 +208,22 @@ def _has_ended(pid: int) -> bool:
 def _end_child(pid: int, watch: _Watch, box: dict) -> tuple[int, resource.struct_rusage]:
     """Kill the child and all that it started; its status and resources."""
     if not _has_ended(pid):
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, linux.SIGKILL)
     _, status, usage = os.wait4(pid, 0)
     _kill_all(box)
     return status, usage
 
 
 def _kill_all(box: dict) -> None:
-    """SIGKILL every process of the program until none is left, and reap them."""
+    """linux.SIGKILL every process of the program until none is left, and reap them."""
     alone = box["namespaced"] or box["own_uid"]  # then all that we may signal belongs to the case
     while True:
         try:
             if alone:
-                os.kill(-1, signal.SIGKILL)
+                os.kill(-1, linux.SIGKILL)
             else:
                 for pid in _descendants(os.getpid()):
-                    os.kill(pid, signal.SIGKILL)
+                    os.kill(pid, linux.SIGKILL)
         except ProcessLookupError:
             pass
         try:
@@ -276,14 +269,21 @@ def _write_files(directory: str, files: dict[str, bytes]) -> None:
             os.fchmod(file.fileno(), 0o755)
 
 
-def _fetch(directory: str, name: str | None) -> dict[str, bytes]:
+def _fetch(directory: str, name: str | None) -> bytes:
     if name is None:
-        return {}
+        return b""
     try:
         with open(os.path.join(directory, name), "rb") as file:
-            return {"fetched": file.read()}
+            return file.read()
     except OSError:
-        return {}
+        return b""
+
+
+def _remove_directory(path: str) -> None:
+    if os.path.islink(path):
+        os.unlink(path)
+    else:
+        os.rmdir(path)
 
 
 def _wipe(directories: list[str]) -> bool:
@@ -291,11 +291,11 @@ def _wipe(directories: list[str]) -> bool:
     for directory in directories:
         try:
             os.chmod(directory, 0o700)
-            for entry in os.scandir(directory):
-                if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(entry.path)
-                else:
-                    os.unlink(entry.path)
+            for path, directories_in, files in os.walk(directory, topdown=False):
+                for name in files:
+                    os.unlink(os.path.join(path, name))
+                for name in directories_in:
+                    _remove_directory(os.path.join(path, name))
         except (OSError, RecursionError):
             return False
     return True
