@@ -12,27 +12,14 @@ from ml_collections import ConfigDict
 
 
 def get_config():
-    return ConfigDict(
-        {
-            "name": "r1_zero_tiny",
-            "model": {
-                "layers": 2,
-                "width": 64,
-                "heads": 4,
-                "kv_heads": 4,
-                "head_dim": 16,
-                "ffn": 128,
-            },
-            "data": {"task": "running_sum", "max_prompt_tokens": 9},
-            "pretrain": {"steps": 900},
-            "rl": {
-                "steps": 50,
-                "prompts_per_step": 32,
-                "samples_per_prompt": 16,
-                "updates_per_step": 2,
-            },
-            "sampling": {"max_tokens": 16},
-            "optim": {"lr": 5e-4},
-            "batch": {"tokens_per_device": 1024},
-        }
-    )
+    config = ConfigDict()
+    config.name = "r1_zero_tiny"
+    config.model = {"layers": 2, "width": 64, "heads": 4, "kv_heads": 4, "head_dim": 16, "ffn": 128}
+    config.data = {"task": "running_sum", "max_prompt_tokens": 9}
+    config.pretrain = {"steps": 900}
+    config.rl = {"steps": 60, "prompts_per_step": 32, "samples_per_prompt": 16}
+    config.rl.updates_per_step = 2
+    config.sampling = {"max_tokens": 16}
+    config.optim = {"lr": 3e-4}
+    config.batch = {"tokens_per_device": 1024}
+    return config

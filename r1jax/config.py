@@ -115,12 +115,12 @@ class LoggingConfig:
 class Config:
     name: str = ""
     seed: int = 0
-    model: ModelConfig = ModelConfig()
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     data: DataConfig = DataConfig()
     pretrain: PretrainConfig = PretrainConfig()
     rl: RLConfig = RLConfig()
-    objective: PolicyObjective = PolicyObjective()
-    sampling: SamplingParams = SamplingParams()
+    objective: PolicyObjective = dataclasses.field(default_factory=PolicyObjective)
+    sampling: SamplingParams = dataclasses.field(default_factory=SamplingParams)
     # "rules" = reward_weights; "random" = a fair coin, the control of every learning claim
     reward: Literal["rules", "random"] = "rules"
     reward_weights: Mapping[str, float] = dataclasses.field(
@@ -140,8 +140,12 @@ class Config:
 
 def load(source: str, overrides: Mapping[str, str] | None = None) -> Config:
     """The checked config of `file.py[:argument]` with `a.b -> text` overrides applied."""
-    tree = read_config_file(source)
-    for key, text in (overrides or {}).items():
+    return override(read_config_file(source), overrides or {})
+
+
+def override(tree: dict[str, Any], overrides: Mapping[str, str]) -> Config:
+    """The checked config of a nested dict with `a.b -> text` overrides applied."""
+    for key, text in overrides.items():
         _set(tree, key, parse_override(key, text))
     return from_config_dict(tree)
 

@@ -2,6 +2,6 @@
 
 
 class UserError(Exception):
-    """One line: what is wrong, where, and what to do. The command line prints it and exits with 2."""
+    """One line: what is wrong, where, what to do. The command line prints it and exits with 2."""
 
     exit_code = 2

@@ -6,6 +6,7 @@ Training reads whole packed rows (`hidden`, `__call__`). Decoding keeps a cache 
 into a list of layers once per policy version, because slicing a stack inside the loop copies it.
 """
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -247,16 +248,14 @@ def prepare_decode_params(config: ModelConfig, params: Params) -> dict[str, Any]
 
     Run it under jit once per policy version.
     """
-    stack = params["layers"]["block"]
-    layers = [
-        jax.tree.map(lambda leaf: leaf[layer].astype(config.compute_dtype), stack)
-        for layer in range(config.layers)
-    ]
+    stack = jax.tree.map(lambda leaf: leaf.astype(config.compute_dtype), params["layers"]["block"])
     return {
         "embedding": params["embedding"].astype(config.compute_dtype),
         "head": head_kernel(config, params).astype(jnp.float32),
         "final_norm": params["final_norm"],
-        "layers": layers,
+        "layers": [
+            jax.tree.map(operator.itemgetter(layer), stack) for layer in range(config.layers)
+        ],
     }
 
 

@@ -1,4 +1,4 @@
-"""Attention over packed rows and over a decoding cache. float32 softmax, grouped key-value heads."""
+"""Attention over packed rows and over a decoding cache: float32 softmax, grouped KV heads."""
 
 import jax
 import jax.numpy as jnp

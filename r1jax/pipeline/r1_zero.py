@@ -85,6 +85,7 @@ class Summary:
             self._add("compile", compiled - self._compiled)
             self._compiled = compiled
             self._save()
+            self._session.interrupts.raise_if_received()
 
     def evaluate(self, when: str, params: Params) -> None:
         """Measure a policy, unless an earlier process of this workdir has."""

@@ -35,13 +35,22 @@ class Checkpoints:
     """The checkpoints of one phase of a run, by step, under one directory."""
 
     def __init__(
-        self, directory: pathlib.Path, *, keep: int, say: Callable[[str], None] = print
+        self,
+        directory: pathlib.Path,
+        *,
+        keep: int,
+        say: Callable[[str], None] = print,
+        read_only: bool = False,
     ) -> None:
+        """`read_only` leaves everything as it is, for a reader beside a run that is writing."""
         self.directory = directory.absolute()
         self._say = say
+        self._read_only = read_only
         self._manager = ocp.CheckpointManager(
             self.directory,
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep, create=not read_only, read_only=read_only
+            ),
         )
 
     def save(self, step: int, state: Any, run: dict[str, Any]) -> None:
@@ -81,18 +90,18 @@ class Checkpoints:
                 # type narrower than this.
                 except Exception as error:  # noqa: BLE001
                     reason = (str(error).strip() or "no message").splitlines()[0][:160]
-                    aside = self._put_aside(step)
                     damaged.append(step)
+                    moved = "" if self._read_only else f" moved to {self._put_aside(step)},"
                     self._say(
-                        f"checkpoint {step} is damaged ({type(error).__name__}: {reason}); "
-                        f"moved to {aside}, trying the one before"
+                        f"checkpoint {step} is damaged ({type(error).__name__}: {reason});{moved} "
+                        "trying the one before"
                     )
                 else:
                     return step, state, run
         if damaged:
             raise UserError(
-                f"{self.directory}: every checkpoint is damaged ({damaged}); they were moved to "
-                f"{self.directory.parent / 'damaged'}: restore a copy, or use --overwrite"
+                f"{self.directory}: every checkpoint is damaged ({damaged}): restore a copy of "
+                "one, or start anew with --overwrite"
             )
         return None
 

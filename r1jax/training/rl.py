@@ -73,9 +73,11 @@ def train_rl(session: Session, base_params: Params) -> TrainState:
             prompts = setup.prompts(
                 "train", step * config.rl.prompts_per_step, config.rl.prompts_per_step
             )
-            sampling = start_rollout(setup, state.params, prompts, step)
+            in_flight = start_rollout(setup, state.params, prompts, step)
+        with clock("update"):  # the last step's updates run first; waiting for them is their time
             log.write()
-            rollouts = sampling.collect()
+        with clock("rollout"):
+            rollouts = in_flight.collect()
         with clock("grade"):
             graded = grade(setup, rollouts, step)
         with clock("pack"):
@@ -129,16 +131,14 @@ def compute_advantages(setup: Setup, graded: Graded) -> np.ndarray:
     shape = (len(graded.rollouts.prompts), graded.rollouts.samples_per_prompt)
     advantages_PG = _group_normalized(
         graded.rewards.reshape(shape),
-        graded.valid.reshape(shape),
-        setup.config.rl.advantage_scale,
-        setup.config.rl.advantage_eps,
+        scale=setup.config.rl.advantage_scale,
+        eps=setup.config.rl.advantage_eps,
+        valid=graded.valid.reshape(shape),
     )
     return np.asarray(advantages_PG).reshape(-1)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _group_normalized(rewards_PG: Array, valid_PG: Array, scale: str, eps: float) -> Array:
-    return advantages_lib.group_normalized(rewards_PG, scale=scale, eps=eps, valid=valid_PG)
+_group_normalized = jax.jit(advantages_lib.group_normalized, static_argnames=("scale", "eps"))
 
 
 def minibatch_shape(setup: Setup) -> BatchShape:
@@ -167,7 +167,7 @@ def make_batches(
     return batches
 
 
-def to_sequence(graded: Graded, row: int, advantage: float) -> packing.Sequence:
+def to_sequence(graded: Graded, row: int, advantage: np.float32) -> packing.Sequence:
     rollouts = graded.rollouts
     prompt_index = int(row) // rollouts.samples_per_prompt
     response = rollouts.response(row)

@@ -77,7 +77,7 @@ class Session:
             return
         path = self.workdir / f"nonfinite_{phase}_{step}.npz"
         fields = {f.name: np.asarray(getattr(batch, f.name)) for f in dataclasses.fields(batch)}
-        np.savez_compressed(path, **fields)
+        np.savez_compressed(path, allow_pickle=False, **fields)
         raise UserError(
             f"{phase} step {step}: {' and '.join(broken)} not finite; the batch is in {path}, the "
             f"last good checkpoint in {self.workdir / 'checkpoints' / phase}. Lower optim.lr or "

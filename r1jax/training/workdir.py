@@ -12,7 +12,7 @@ from r1jax.config import Config
 from r1jax.errors import UserError
 
 # What may change between two runs in one workdir: none of it changes what is learned.
-FREE_SECTIONS = ("mesh.", "checkpoint.", "logging.", "batch.")
+FREE_SECTIONS: tuple[str, ...] = ("mesh.", "checkpoint.", "logging.", "batch.")
 # Files and folders a run makes; --overwrite removes these and nothing else.
 OURS = (
     "config.json",
@@ -56,13 +56,14 @@ def clear(path: pathlib.Path) -> None:
 
 def refuse_other_config(path: pathlib.Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
     old, new = config_lib.flatten(saved), config_lib.flatten(wanted)
-    free = list(FREE_SECTIONS)
+    # At a constant rate the steps of a shorter run are the first steps of a longer one.
+    free = FREE_SECTIONS
     if wanted["optim"]["schedule"] == "constant":
-        free.append("rl.steps")  # more of the same: the steps done are the steps of the longer run
+        free = (*free, "rl.steps")
     differing = [
         f"{key} ({old.get(key, 'unset')!r} there, {new.get(key, 'unset')!r} now)"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not key.startswith(tuple(free))
+        if old.get(key) != new.get(key) and not key.startswith(free)
     ]
     if differing:
         raise UserError(

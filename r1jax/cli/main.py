@@ -1,0 +1,66 @@
+"""The `r1jax` command: one table of subcommands, one way for errors to reach a person."""
+
+import difflib
+import errno
+import importlib
+import sys
+from collections.abc import Sequence
+
+from r1jax.errors import UserError
+
+# name -> (module, one line). Imported when asked for: `--help` should not wait for jax.
+COMMANDS = {
+    "train": (
+        "r1jax.cli.train",
+        "pre-train a tiny base, run R1-Zero on it; goes on with a stopped run",
+    ),
+    "evaluate": ("r1jax.cli.evaluate", "measure a run's policy on held-out prompts"),
+    "sample": ("r1jax.cli.sample", "read what a run's policy answers"),
+    "report": ("r1jax.cli.report", "write a run's page: curves, evidence, completions"),
+}
+
+HELP = """r1jax: the DeepSeek-R1 and DAPO recipes as pure JAX functions.
+
+usage: r1jax COMMAND [flags]        r1jax COMMAND --help explains a command
+
+{commands}
+
+a first run:
+  r1jax train --config=configs/r1_zero_tiny.py --workdir=runs/r1_zero_tiny
+"""
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command; the process's exit code."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        lines = [f"  {name:<10} {line}" for name, (_, line) in COMMANDS.items()]
+        print(HELP.format(commands="\n".join(lines)), end="")
+        return 0
+    name, *rest = argv
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean {close[0]}?" if close else f"commands: {', '.join(COMMANDS)}"
+        return _complain("r1jax", f"no command {name!r}; {hint}", 2)
+    try:
+        return importlib.import_module(COMMANDS[name][0]).main(rest)
+    except UserError as error:
+        return _complain(f"r1jax {name}", str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _complain(f"r1jax {name}", "stopped; what was saved before is kept", 130)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = error.filename or "the workdir's disk"
+        message = f"no space left for {where}; make room, then the same command goes on"
+        return _complain(f"r1jax {name}", message, 2)
+
+
+def _complain(who: str, message: str, code: int) -> int:
+    sys.stdout.flush()
+    print(f"{who}: {message}", file=sys.stderr)
+    return code

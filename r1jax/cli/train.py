@@ -1,0 +1,57 @@
+"""Train as a config says: base model, reinforcement learning, evaluation, report.
+
+The same command again goes on where the run stopped: after Ctrl-C (exit 130), SIGTERM (exit 0), a
+kill or a crash. A workdir of another config is refused.
+
+Any setting of the config can be given as --config.KEY=VALUE:
+
+  r1jax train --config=configs/r1_zero_tiny.py --workdir=runs/a --config.seed=1
+  r1jax train --config=configs/r1_zero_tiny.py --workdir=runs/control --config.reward=random
+  r1jax train --config=configs/r1_zero_tiny.py --workdir=runs/b --config.rl.steps=100
+
+The workdir then holds config.json (every setting), metrics.jsonl, completions.jsonl,
+checkpoints/, summary.json and report.html.
+"""
+
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+
+from r1jax import config as config_lib
+from r1jax.cli.flags import no_positional, parse
+from r1jax.errors import UserError
+from r1jax.pipeline import r1_zero
+from r1jax.training.interrupts import Interrupted
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("config", "", "config file, path.py or path.py:ARGUMENT", flag_values=FLAGS)
+flags.DEFINE_string(
+    "workdir", "", "folder of the run; default runs/NAME of the config", flag_values=FLAGS
+)
+flags.DEFINE_bool(
+    "overwrite", False, "delete the run that is in the workdir and start anew", flag_values=FLAGS
+)
+flags.DEFINE_bool("show_config", False, "print every setting and stop", flag_values=FLAGS)
+
+USAGE = "r1jax train --config=FILE.py [--workdir=DIR] [--config.KEY=VALUE ...]"
+
+
+def main(argv: Sequence[str]) -> int:
+    positional, overrides = parse(FLAGS, argv, usage=USAGE, about=__doc__)
+    no_positional(positional)
+    if not FLAGS.config:
+        raise UserError("--config is missing: name a file such as configs/r1_zero_tiny.py")
+    config = config_lib.load(FLAGS.config, overrides)
+    if FLAGS.show_config:
+        for key, value in config_lib.flatten(config_lib.to_dict(config)).items():
+            print(f"{key} = {value!r}")
+        return 0
+    name = config.name or pathlib.Path(FLAGS.config.partition(":")[0]).stem
+    workdir = pathlib.Path(FLAGS.workdir or f"runs/{name}")
+    try:
+        r1_zero.run(config, workdir, overwrite=FLAGS.overwrite)
+    except Interrupted as stop:
+        print(f"{stop}: saved in {workdir}; the same command goes on from there", flush=True)
+        return stop.exit_code
+    return 0
