@@ -1,0 +1,146 @@
+"""An answer's text to what it can mean: one parse, sometimes a second where the notation is ambiguous."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+
+from r1jax.rewards.math import han, words
+from r1jax.rewards.math.clean import join_numbers, to_ascii, unwrap
+from r1jax.rewards.math.nodes import Based, Clock, Node, Num, Quantity, Text, Unparsable, number
+from r1jax.rewards.math.parser import Parser, parse_expression
+from r1jax.rewards.math.tokens import Scanner
+
+MAX_ANSWER = 4_000  # characters; longer ones are compared as strings only
+
+_CLOCK = re.compile(
+    r"^(\d{1,2})\s*:\s*(\d{2})(?:\s*:\s*(\d{2}))?\s*(?:([ap])\s*\.?\s*m\.?)$|^(\d{1,2})\s*([ap])\s*\.?\s*m\.?$",
+    re.IGNORECASE,
+)
+_BASE = re.compile(r"^([0-9A-F]{1,200})\s*\(?\s*(?:in\s+)?base[\s-]*(\d{1,2})\)?$")
+_PREFIXED = re.compile(r"^0([xbo])([0-9A-Fa-f]{1,100})$")
+_AMBIGUOUS_GROUPS = re.compile(r"^[1-9]\d{0,2}(?:,[1-9]\d{2})+$")
+_SPACED_UNIT = re.compile(r"^[-+$]?[\d.,/]*\d\s+[A-Za-z][A-Za-z/^\d\s.*{}()-]*$")
+_ARROW = re.compile(r"\\(?:Rightarrow|implies|Longrightarrow|therefore)(?![A-Za-z])")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`nodes` are the readings, likeliest first; none means that the text is outside the grammar."""
+
+    text: str
+    plain: str
+    nodes: tuple[Node, ...]
+    error: str = ""
+
+
+@lru_cache(maxsize=4096)
+def parse(text: str) -> Answer:
+    """Read one answer; never raises."""
+    if len(text) > MAX_ANSWER:
+        return Answer(text.strip(), "", (), "answer too long")
+    cleaned = unwrap(to_ascii(text))
+    if _ARROW.search(cleaned):
+        cleaned = unwrap(_ARROW.split(cleaned)[-1])
+    plain = words.plain(cleaned)
+    try:
+        nodes = _readings(cleaned, plain)
+    except (Unparsable, RecursionError) as error:
+        if plain and (words.is_wordy(plain) or (plain.isascii() and _is_prose(plain))):
+            return Answer(cleaned, plain, (Text(plain),))
+        return Answer(cleaned, plain, (), str(error) or "nested too deeply")
+    return Answer(cleaned, plain, nodes)
+
+
+def _is_prose(plain: str) -> bool:
+    """Words with at most a few numerals among them, and nothing that looks like mathematics."""
+    tokens = plain.split()
+    return (
+        len(tokens) > 1
+        and not re.search(r"[\\^_={}<>+*|]", plain)
+        and sum(t.isalpha() for t in tokens) * 2 >= len(tokens)
+    )
+
+
+def _readings(cleaned: str, plain: str) -> tuple[Node, ...]:
+    if not cleaned:
+        raise Unparsable("empty")
+    if special := _special(plain):
+        return (special,)
+    if han.has_han(cleaned):
+        rewritten = han.to_grammar(cleaned)
+        if han.has_han(rewritten) and not re.search(r"[\dA-Za-z\\]", rewritten):
+            return (Text(plain),)
+        cleaned = unwrap(rewritten)
+    joined = join_numbers(cleaned)
+    if (
+        len(plain) > 1
+        and words.is_wordy(plain)
+        and " " in plain
+        and not re.search(r"\b(?:and|or|pi|sqrt|to)\b", plain)
+    ):
+        return (Text(plain),)
+    attempts: list[Callable[[], Node]] = [lambda: parse_expression(joined)]
+    if _AMBIGUOUS_GROUPS.match(joined):
+        attempts.append(lambda: parse_expression(joined, split_commas=True))
+    if _SPACED_UNIT.match(plain):
+        attempts.append(lambda: _with_unit(plain))
+    return _first_readings(attempts)
+
+
+def _first_readings(attempts: list[Callable[[], Node]]) -> tuple[Node, ...]:
+    nodes: list[Node] = []
+    failure: Unparsable | None = None
+    for attempt in attempts:
+        try:
+            nodes.append(attempt())
+        except Unparsable as error:
+            failure = failure or error
+    if not nodes:
+        raise failure or Unparsable("no reading")
+    return tuple(dict.fromkeys(nodes))
+
+
+def _with_unit(plain: str) -> Node:
+    """5 m/s written without any mark-up: the letters are upright."""
+    node = Parser(Scanner(plain, words=True).scan()).answer()
+    if not isinstance(node, Quantity):
+        raise Unparsable("no unit")
+    return node
+
+
+def _special(plain: str) -> Node | None:
+    """Forms that the expression grammar does not have: times of day, named bases, number words."""
+    if clock := _CLOCK.match(plain):
+        hour, minute, second, half, bare_hour, bare_half = clock.groups()
+        return Clock(
+            int(hour or bare_hour),
+            int(minute or 0),
+            int(second or 0),
+            (half or bare_half).lower() + "m",
+        )
+    if parts := han.clock_parts(plain):
+        return Clock(parts[0], parts[1], 0, parts[2])
+    if based := _BASE.match(plain):
+        base = int(based.group(2))
+        if 2 <= base <= 36 and all(int(c, 36) < base for c in based.group(1)):
+            return Based(based.group(1), base)
+    if prefixed := _PREFIXED.match(plain):
+        base = {"x": 16, "b": 2, "o": 8}[prefixed.group(1)]
+        if all(int(c, 36) < base for c in prefixed.group(2)):
+            return Based(prefixed.group(2).upper(), base)
+    spoken = words.spoken_number(plain)
+    return None if spoken is None else number(spoken)
+
+
+def integer_value(text: str) -> int | None:
+    """The value of a plain integer literal; the fast path of most graders' input."""
+    text = text.strip()
+    digits = text[1:] if text[:1] == "-" else text
+    return int(text) if digits.isascii() and digits.isdigit() and len(digits) < 1000 else None
+
+
+__all__ = ["MAX_ANSWER", "Answer", "Fraction", "Num", "integer_value", "parse"]

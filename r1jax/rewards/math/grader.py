@@ -1,0 +1,208 @@
+"""One verdict for one response: extract, parse, compare, and say which side failed when something does."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from r1jax.rewards.math import words
+from r1jax.rewards.math.answers import Answer, integer_value, parse
+from r1jax.rewards.math.clean import to_ascii, unwrap
+from r1jax.rewards.math.compare import answers_equal
+from r1jax.rewards.math.extract import Extraction, extract_answer
+from r1jax.rewards.math.guard import Budget
+from r1jax.rewards.math.nodes import (
+    Node,
+    Quantity,
+    Seq,
+    Text,
+    TooCostly,
+    Undefined,
+    Unparsable,
+    children,
+)
+
+MAX_SHOWN = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`correct` is None where nothing can be said because the gold or the grader failed: mask the sample."""
+
+    correct: bool | None
+    reason: str
+    parsed: str | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class GoldReport:
+    """What is wrong or doubtful about a reference answer; a clean one has `ok` and no flags."""
+
+    ok: bool
+    flags: tuple[str, ...]
+    parsed: str
+
+
+def verify(response: str, gold: str, *, timeout_s: float = 2.0) -> Verdict:
+    """Whether the response's final answer equals the gold.
+
+    Every stage has a bound that is known before it runs (see `guard`), so this needs no signal, thread or process and may
+    be called anywhere; `timeout_s` of the calling thread's processor time is a backstop.
+    """
+    start = time.perf_counter()
+    try:
+        correct, reason, parsed = _verify(response, gold, timeout_s)
+    except Exception as error:  # noqa: BLE001 - a fault of the grader masks the sample and never ends a run
+        correct, reason, parsed = None, f"grader: {type(error).__name__}: {error}", None
+    return Verdict(correct, reason, parsed, time.perf_counter() - start)
+
+
+def _verify(response: str, gold: str, timeout_s: float) -> tuple[bool | None, str, str | None]:
+    found = extract_answer(response)
+    reference = gold_text(gold)
+    if not reference.strip():
+        return None, "gold: empty", None
+    if not found.text.strip():
+        return False, "answer: none found", None
+    numbers = integer_value(reference), integer_value(found.text)
+    if numbers[0] is not None and numbers[1] is not None:
+        return numbers[0] == numbers[1], "integer", str(numbers[1])
+    wanted = parse(reference)
+    given = choose_reading(found, wanted)
+    correct, reason = judge(wanted, given, Budget(seconds=timeout_s))
+    return correct, reason, given.text[:MAX_SHOWN]
+
+
+def gold_text(gold: str) -> str:
+    """References may come boxed, or as GSM8K's "#### 5"."""
+    if "\\boxed" in gold or "####" in gold:
+        return extract_answer(gold).text
+    return gold
+
+
+def choose_reading(found: Extraction, wanted: Answer) -> Answer:
+    """The first reading of the stated place that is mathematics, or that says the gold's words."""
+    readings = [parse(text) for text in found.candidates]
+    worded = (
+        any(isinstance(node, Text) for node in wanted.nodes)
+        or words.choice_letters(wanted.text) is not None
+    )
+    for reading in readings:
+        if worded and (
+            words.same_words(reading.plain, wanted.plain)
+            or words.leading_choice(reading.text)
+            or words.choice_letters(reading.text)
+        ):
+            return reading
+        if reading.nodes and not any(_is_sentence(node) for node in reading.nodes):
+            return reading
+    return readings[0]
+
+
+def _is_sentence(node: Node) -> bool:
+    if isinstance(node, Text):
+        return len(node.words.split()) > 1 or not node.words.isascii()
+    if isinstance(node, Seq) and node.kind == "list":
+        return any(_is_sentence(item) for item in node.items)
+    label = children(node)[0] if children(node) else None
+    return isinstance(label, Text) and len(label.words.split()) > 4
+
+
+def judge(gold: Answer, pred: Answer, budget: Budget) -> tuple[bool | None, str]:
+    """Compare two parsed answers."""
+    if gold.text == pred.text or (
+        gold.plain and words.same_words(gold.plain, pred.plain) and _are_words(gold, pred)
+    ):
+        return True, "same text"
+    choice = _judge_choice(gold, pred)
+    if choice is not None:
+        return choice, "choice"
+    if not gold.nodes:
+        return None, f"gold: {gold.error}"
+    if not pred.nodes:
+        return False, f"answer: {pred.error}"
+    return _judge_nodes(gold.nodes, pred.nodes, budget)
+
+
+def _are_words(gold: Answer, pred: Answer) -> bool:
+    return all(isinstance(node, Text) for node in (*gold.nodes, *pred.nodes))
+
+
+def _judge_choice(gold: Answer, pred: Answer) -> bool | None:
+    """Letters of a multiple-choice question; a letter before a value is a label where the gold is a value."""
+    wanted = words.choice_letters(gold.text)
+    leading = words.leading_choice(pred.text)
+    if wanted is not None:
+        given = words.choice_letters(pred.text) or (leading[0] if leading else None)
+        return words.same_choices(wanted, given) if given else None
+    if leading and leading[1]:
+        rest = parse(leading[1])
+        return judge(gold, rest, Budget())[0] or None
+    labelled = words.leading_choice(gold.text)
+    if labelled and labelled[1]:
+        given = words.choice_letters(pred.text)
+        return given == labelled[0] if given else judge(parse(labelled[1]), pred, Budget())[0]
+    return None
+
+
+def _judge_nodes(
+    gold: tuple[Node, ...], pred: tuple[Node, ...], budget: Budget
+) -> tuple[bool | None, str]:
+    """Any reading of one against any of the other; a failure is the gold's only if the gold fails by itself."""
+    reason = "differs"
+    for wanted in gold:
+        for given in pred:
+            try:
+                if answers_equal(wanted, given, budget):
+                    return True, "equal"
+            except TooCostly as error:
+                reason = f"too costly: {error}"
+            except Undefined as error:
+                reason = f"undecided: {error}"
+    if reason.startswith("too costly") and all(_is_too_costly(node) for node in gold):
+        return None, f"gold: {reason}"
+    return False, reason
+
+
+def _is_too_costly(node: Node) -> bool:
+    """Whether comparing the gold with something harmless already breaks the budget."""
+    try:
+        answers_equal(node, _PROBE, Budget())
+    except TooCostly:
+        return True
+    except Undefined:
+        return False
+    return False
+
+
+_PROBE = parse("0.4142").nodes[0]
+
+
+def lint_gold(gold: str) -> GoldReport:
+    """Check a reference answer against itself, and flag what needs a second look before training on it."""
+    reference = gold_text(gold)
+    answer = parse(reference)
+    verdict = verify(f"\\boxed{{{reference}}}", gold)
+    flags = [name for name, found in _FLAGS.items() if found(answer)]
+    if not answer.nodes:
+        flags.append(f"unparsable: {answer.error}")
+    if verdict.correct is not True:
+        flags.append(f"not equal to itself: {verdict.reason}")
+    return GoldReport(
+        bool(answer.nodes) and verdict.correct is True,
+        tuple(flags),
+        unwrap(to_ascii(reference))[:MAX_SHOWN],
+    )
+
+
+_FLAGS = {
+    "empty": lambda a: not a.text,
+    "ambiguous": lambda a: len(a.nodes) > 1,
+    "words": lambda a: (
+        any(isinstance(n, Text) for n in a.nodes) and words.choice_letters(a.text) is None
+    ),
+    "list": lambda a: any(isinstance(n, Seq) and n.kind == "list" for n in a.nodes),
+    "unit": lambda a: any(isinstance(n, Quantity) for n in a.nodes),
+    "choice": lambda a: words.choice_letters(a.text) is not None,
+}
