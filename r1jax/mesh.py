@@ -61,7 +61,9 @@ def spec(*logical: str | None) -> PartitionSpec:
 
 
 def fitting_spec(
-    mesh: jax.sharding.Mesh, shape: tuple[int, ...], logical: tuple[str | None, ...]
+    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh,
+    shape: tuple[int, ...],
+    logical: tuple[str | None, ...],
 ) -> PartitionSpec:
     """`spec`, but an axis that its mesh axes do not divide stays whole.
 

@@ -8,7 +8,7 @@ into a list of layers once per policy version, because slicing a stack inside th
 
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -203,7 +203,7 @@ class Transformer(nn.Module):
             _remat(_ScanBlock, c.remat),
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(nn.broadcast, nn.broadcast),
+            in_axes=cast(Any, (nn.broadcast, nn.broadcast)),  # flax's hint says int
             length=c.layers,
         )(c)
 
@@ -276,7 +276,7 @@ def prefill(
     x = embed(decode_params["embedding"], tokens_PS, config)
     caches = []
     for layer in decode_params["layers"]:
-        x, (k, v) = block.apply({"params": layer}, x, positions, segment_ids)
+        x, (k, v) = cast(Any, block.apply({"params": layer}, x, positions, segment_ids))
         caches.append(LayerCache(jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)))
     last = jnp.take_along_axis(x, (lengths_P - 1)[:, None, None], axis=1)[:, 0]
     return rms_norm(last, decode_params["final_norm"], config.norm_eps), caches

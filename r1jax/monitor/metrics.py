@@ -1,6 +1,6 @@
 """Numbers of a step under the names TRL's users know, and the ones R1's claims need."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -23,8 +23,8 @@ def rollout_metrics(graded: Graded) -> dict[str, float]:
         "completions/min_length": float(lengths.min()),
         "completions/max_length": float(lengths.max()),
         "completions/mean_terminated_length": mean(lengths, finished),
-        "completions/min_terminated_length": float(lengths[finished].min(initial=0)),
-        "completions/max_terminated_length": float(lengths[finished].max(initial=0)),
+        "completions/min_terminated_length": extreme(np.min, lengths[finished]),
+        "completions/max_terminated_length": extreme(np.max, lengths[finished]),
         "completions/clipped_ratio": mean(~finished),
         "completions/mean_length_correct": mean(lengths, graded.correct),
         "completions/mean_length_wrong": mean(lengths, ~graded.correct),
@@ -68,6 +68,10 @@ def mean(values: np.ndarray, where: np.ndarray | None = None) -> float:
     if where is not None:
         values = values[where]
     return float(values.mean()) if len(values) else float("nan")
+
+
+def extreme(which: Callable[[np.ndarray], np.number], values: np.ndarray) -> float:
+    return float(which(values)) if len(values) else float("nan")
 
 
 def mean_probability(logp: np.ndarray, lengths: np.ndarray) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from r1jax import rollout
@@ -161,15 +162,15 @@ def make_batches(
         order = np.random.default_rng([setup.config.seed, step]).permutation(order)
     batches = []
     for rows in np.split(order, updates):
-        sequences = [to_sequence(graded, row, advantages_R[row]) for row in rows]
+        sequences = [to_sequence(graded, int(row), float(advantages_R[row])) for row in rows]
         packed = packing.pack(sequences, row_length=shape.row_length, rows=shape.rows)
         batches.append(packing.split_micro(packed, shape.rows_per_micro))
     return batches
 
 
-def to_sequence(graded: Graded, row: int, advantage: np.float32) -> packing.Sequence:
+def to_sequence(graded: Graded, row: int, advantage: float) -> packing.Sequence:
     rollouts = graded.rollouts
-    prompt_index = int(row) // rollouts.samples_per_prompt
+    prompt_index = row // rollouts.samples_per_prompt
     response = rollouts.response(row)
     return packing.Sequence(
         tokens=np.concatenate([rollouts.prompts.tokens[prompt_index], response]),
@@ -194,7 +195,7 @@ def with_reference(
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def _reference_logprobs(
-    module: Any, params: Params, batch: PackedBatch, used: Array, temperature: float
+    module: Any, params: Params, batch: PackedBatch, used: ArrayLike, temperature: float
 ) -> Array:
     def one(index: Array, logp: Array) -> Array:
         micro = jax.tree.map(lambda leaf: leaf[index], batch)

@@ -1,10 +1,12 @@
 """The update: pure functions from (state, packed micro-batches) to (state, statistics)."""
 
 from collections.abc import Callable
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from r1jax.models import Transformer
@@ -28,7 +30,7 @@ def init_state(params: Params, optimizer: optax.GradientTransformation) -> Train
 def update_step(
     state: TrainState,
     batch: PackedBatch,
-    used: Array,
+    used: ArrayLike,
     *,
     loss_fn: LossFn,
     weigh: WeighFn,
@@ -65,10 +67,10 @@ def update_step(
 
 def make_update(
     loss_fn: LossFn, weigh: WeighFn, optimizer: optax.GradientTransformation
-) -> Callable[[TrainState, PackedBatch, Array], tuple[TrainState, Stats]]:
+) -> Callable[[TrainState, PackedBatch, ArrayLike], tuple[TrainState, Stats]]:
     """`update_step` compiled, the old state's memory given to the new one."""
 
-    def update(state: TrainState, batch: PackedBatch, used: Array) -> tuple[TrainState, Stats]:
+    def update(state: TrainState, batch: PackedBatch, used: ArrayLike) -> tuple[TrainState, Stats]:
         return update_step(state, batch, used, loss_fn=loss_fn, weigh=weigh, optimizer=optimizer)
 
     return jax.jit(update, donate_argnums=0)
@@ -97,9 +99,8 @@ def forward_logprobs(
     module: Transformer, params: Params, micro: PackedBatch, temperature: float
 ) -> tuple[Array, Array]:
     """(log-prob of every target, entropy) of a packed micro-batch."""
-    hidden = module.apply(
-        {"params": params}, micro.tokens, micro.positions, micro.segment_ids, method="hidden"
-    )
+    inputs = (micro.tokens, micro.positions, micro.segment_ids)
+    hidden = cast(Array, module.apply({"params": params}, *inputs, method="hidden"))
     head = head_kernel(module.config, params)
     return token_logprobs(hidden, head, micro.targets, temperature=temperature)
 
