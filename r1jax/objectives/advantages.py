@@ -11,9 +11,11 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from r1jax.objectives import reductions
+from r1jax.objectives.reductions import HostOrDevice
 
 Scale = Literal["std", "none", "batch_std"]
 
@@ -43,17 +45,18 @@ def _centred(rewards_PG, valid):
     return jnp.where(valid & ~is_flat(rewards_PG, valid), rewards_PG - mean_P1, 0)
 
 
-def _all_valid(rewards_PG, valid):
-    return jnp.ones(rewards_PG.shape, bool) if valid is None else valid
+def _on_device(rewards_PG, valid):
+    rewards_PG = jnp.asarray(rewards_PG)
+    return rewards_PG, jnp.ones(rewards_PG.shape, bool) if valid is None else jnp.asarray(valid)
 
 
 def group_normalized(
-    rewards_PG: Float[Array, "P G"],
+    rewards_PG: Float[HostOrDevice, "P G"],
     *,
     scale: Scale = "std",
     eps: float = 1e-6,
     ddof: int = 1,
-    valid: Bool[Array, "P G"] | None = None,
+    valid: Bool[HostOrDevice, "P G"] | None = None,
 ) -> Float[Array, "P G"]:
     """GRPO's outcome advantage: (r - mean of the group) / (scale + eps).
 
@@ -61,7 +64,7 @@ def group_normalized(
     2503.20783, DeepSeek-V3.2) or that of all the step's rewards (Lite PPO 2508.08221). `ddof` 1 is
     what torch, TRL and verl compute, 0 the population form. Flat groups and groups of one get 0.
     """
-    valid = _all_valid(rewards_PG, valid)
+    rewards_PG, valid = _on_device(rewards_PG, valid)
     centred_PG = _centred(rewards_PG, valid)
     if scale == "none":
         return centred_PG
@@ -73,47 +76,47 @@ def group_normalized(
 
 
 def rloo(
-    rewards_PG: Float[Array, "P G"], *, valid: Bool[Array, "P G"] | None = None
+    rewards_PG: Float[HostOrDevice, "P G"], *, valid: Bool[HostOrDevice, "P G"] | None = None
 ) -> Float[Array, "P G"]:
     """r_i - mean of the group's other rewards = (r_i - mean) n / (n - 1) (RLOO 2402.14740).
 
     A group of one has no baseline and gets 0.
     """
-    valid = _all_valid(rewards_PG, valid)
+    rewards_PG, valid = _on_device(rewards_PG, valid)
     count_P1 = valid.sum(axis=1, keepdims=True).astype(rewards_PG.dtype)
     return _centred(rewards_PG, valid) * count_P1 / jnp.maximum(count_P1 - 1, 1)
 
 
 def max_rl(
-    rewards_PG: Float[Array, "P G"], *, valid: Bool[Array, "P G"] | None = None
+    rewards_PG: Float[HostOrDevice, "P G"], *, valid: Bool[HostOrDevice, "P G"] | None = None
 ) -> Float[Array, "P G"]:
     """(r - mean) / mean, for rewards >= 0: a maximum-likelihood weight on hard prompts.
 
     MaxRL 2602.02710. A group whose mean is not positive gets 0.
     """
-    valid = _all_valid(rewards_PG, valid)
+    rewards_PG, valid = _on_device(rewards_PG, valid)
     mean_P1, _ = _mean_std(rewards_PG, valid, ddof=0)
     positive_P1 = jnp.where(mean_P1 > 0, mean_P1, 1)
     return jnp.where(mean_P1 > 0, _centred(rewards_PG, valid) / positive_P1, 0)
 
 
 def gdpo(
-    rewards_KPG: Float[Array, "K P G"],
-    weights_K: Float[Array, "K"],
+    rewards_KPG: Float[HostOrDevice, "K P G"],
+    weights_K: Float[HostOrDevice, "K"],
     *,
     eps: float = 1e-4,
     ddof: int = 1,
-    valid: Bool[Array, "P G"] | None = None,
+    valid: Bool[HostOrDevice, "P G"] | None = None,
 ) -> Float[Array, "P G"]:
     """Normalise each reward by its own group, weigh and add them, then normalise over the step.
 
     GDPO 2601.05242: a reward that varies little is not drowned by one that varies much. `eps` 1e-4
     is TRL's (normalize_then_sum).
     """
-    valid = _all_valid(rewards_KPG[0], valid)
+    rewards_KPG, valid = jnp.asarray(rewards_KPG), _on_device(rewards_KPG[0], valid)[1]
     normalized = [
         weight * group_normalized(rewards_PG, eps=eps, ddof=ddof, valid=valid)
-        for weight, rewards_PG in zip(weights_K, rewards_KPG, strict=True)
+        for weight, rewards_PG in zip(jnp.asarray(weights_K), rewards_KPG, strict=True)
     ]
     summed_PG = jnp.stack(normalized).sum(axis=0)
     mean, std = _mean_std(summed_PG.reshape(1, -1), valid.reshape(1, -1), ddof)
@@ -121,8 +124,8 @@ def gdpo(
 
 
 def process_sum(
-    step_rewards: Float[Array, "P G S"],
-    step_ends: Int[Array, "P G S"],
+    step_rewards: Float[HostOrDevice, "P G S"],
+    step_ends: Int[HostOrDevice, "P G S"],
     *,
     length: int,
     eps: float = 1e-6,
@@ -134,6 +137,7 @@ def process_sum(
     of the normalised rewards of the steps that end at t or later. `step_ends` is the index of each
     step's last token among the completion's `length` tokens; negative: there is no such step.
     """
+    step_rewards, step_ends = jnp.asarray(step_rewards), jnp.asarray(step_ends)
     valid = step_ends >= 0
     prompts = step_rewards.shape[0]
     normalized = group_normalized(
@@ -145,14 +149,14 @@ def process_sum(
 
 
 def zero_variance(
-    advantages_BT: Float[Array, "B T"],
-    entropy_BT: Float[Array, "B T"],
-    mask: Bool[Array, "B T"],
+    advantages_BT: Float[HostOrDevice, "B T"],
+    entropy_BT: Float[HostOrDevice, "B T"],
+    mask: Bool[HostOrDevice, "B T"],
     *,
-    is_all_right: Bool[Array, "B T"],
-    is_all_wrong: Bool[Array, "B T"],
+    is_all_right: Bool[HostOrDevice, "B T"],
+    is_all_wrong: Bool[HostOrDevice, "B T"],
     alpha: float,
-    segment_ids: Int[Array, "B T"] | None = None,
+    segment_ids: Int[HostOrDevice, "B T"] | None = None,
 ) -> Float[Array, "B T"]:
     """RL-ZVP 2509.21880: let flat groups teach through the entropy of their tokens.
 
@@ -167,29 +171,30 @@ def zero_variance(
 
 
 def whiten(
-    values: Float[Array, "*shape"], mask: Bool[Array, "*shape"], *, eps: float = 1e-8
+    values: Float[HostOrDevice, "*shape"], mask: Bool[HostOrDevice, "*shape"], *, eps: float = 1e-8
 ) -> Float[Array, "*shape"]:
     """(x - mean) / sqrt(variance + eps) over the counted entries, 0 elsewhere.
 
     Needs the whole optimizer step at once: means over micro-batches are not the mean of the step.
     """
+    values, mask = jnp.asarray(values), jnp.asarray(mask)
     mean, std = _mean_std(values.reshape(-1), mask.reshape(-1), ddof=1)
     return jnp.where(mask, (values - mean[0]) * jax.lax.rsqrt(jnp.square(std[0]) + eps), 0)
 
 
 def token_rewards(
-    outcome: Float[Array, "B T"] | Float[Array, "B"],
-    mask: Bool[Array, "B T"],
+    outcome: Float[HostOrDevice, "B T"] | Float[HostOrDevice, "B"],
+    mask: Bool[HostOrDevice, "B T"],
     *,
-    segment_ids: Int[Array, "B T"] | None = None,
-    kl: Float[Array, "B T"] | None = None,
-    kl_coef: float | Float[Array, ""] = 0.0,
+    segment_ids: Int[HostOrDevice, "B T"] | None = None,
+    kl: Float[HostOrDevice, "B T"] | None = None,
+    kl_coef: float | Float[HostOrDevice, ""] = 0.0,
 ) -> Float[Array, "B T"]:
     """The outcome reward at each sequence's last counted token, minus kl_coef * kl at every token.
 
     This is how PPO and REINFORCE++ keep near the reference; `kl` is usually `kl.k1`.
     """
-    outcome_BT = reductions.per_token(outcome, mask.shape)
+    outcome_BT = reductions.per_token(jnp.asarray(outcome), mask.shape)
     position_BT = jnp.broadcast_to(jnp.arange(mask.shape[1]), mask.shape)
     last_BT = reductions.sequence_max(jnp.where(mask, position_BT, -1), segment_ids)
     rewards_BT = jnp.where(position_BT == last_BT, outcome_BT, 0)
@@ -199,26 +204,27 @@ def token_rewards(
 
 
 def reinforce_pp(
-    rewards_BT: Float[Array, "B T"],
-    mask: Bool[Array, "B T"],
+    rewards_BT: Float[HostOrDevice, "B T"],
+    mask: Bool[HostOrDevice, "B T"],
     *,
     gamma: float = 1.0,
-    segment_ids: Int[Array, "B T"] | None = None,
+    segment_ids: Int[HostOrDevice, "B T"] | None = None,
 ) -> Float[Array, "B T"]:
     """REINFORCE++ 2501.03262: discounted return to go, whitened over all tokens of the step.
 
     `rewards_BT` are `token_rewards`, with the KL penalty in them.
     """
+    rewards_BT = jnp.asarray(rewards_BT)
     values_BT = jnp.zeros_like(rewards_BT)
     returns_BT, _ = gae(rewards_BT, values_BT, mask, gamma=gamma, lam=1.0, segment_ids=segment_ids)
     return whiten(returns_BT, mask)
 
 
 def reinforce_pp_baseline(
-    rewards_PG: Float[Array, "P G"],
+    rewards_PG: Float[HostOrDevice, "P G"],
     *,
-    lengths_PG: Int[Array, "P G"] | None = None,
-    valid: Bool[Array, "P G"] | None = None,
+    lengths_PG: Int[HostOrDevice, "P G"] | None = None,
+    valid: Bool[HostOrDevice, "P G"] | None = None,
     eps: float = 1e-8,
 ) -> Float[Array, "P G"]:
     """REINFORCE++-baseline: subtract the group's mean, then whiten over the step.
@@ -226,11 +232,11 @@ def reinforce_pp_baseline(
     2501.03262. With `lengths_PG` each sample counts once per token in the step's mean and
     deviation, as in verl; without, once.
     """
-    valid = _all_valid(rewards_PG, valid)
+    rewards_PG, valid = _on_device(rewards_PG, valid)
     centred_PG = _centred(rewards_PG, valid)
     count_PG = valid.astype(rewards_PG.dtype)
     if lengths_PG is not None:
-        count_PG = count_PG * lengths_PG.astype(rewards_PG.dtype)
+        count_PG = count_PG * jnp.asarray(lengths_PG).astype(rewards_PG.dtype)
     total = count_PG.sum()
     mean = (count_PG * centred_PG).sum() / jnp.maximum(total, 1)
     squares = (count_PG * jnp.square(centred_PG - mean)).sum()
@@ -239,13 +245,13 @@ def reinforce_pp_baseline(
 
 
 def gae(
-    rewards_BT: Float[Array, "B T"],
-    values_BT: Float[Array, "B T"],
-    mask_BT: Bool[Array, "B T"],
+    rewards_BT: Float[HostOrDevice, "B T"],
+    values_BT: Float[HostOrDevice, "B T"],
+    mask_BT: Bool[HostOrDevice, "B T"],
     *,
     gamma: float,
-    lam: float | Float[Array, "B T"],
-    segment_ids: Int[Array, "B T"] | None = None,
+    lam: float | Float[HostOrDevice, "B T"],
+    segment_ids: Int[HostOrDevice, "B T"] | None = None,
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     """Generalised advantage estimation (1506.02438): advantages and value targets.
 
@@ -255,8 +261,11 @@ def gae(
     tokens that do not count (tool output) are stepped over. VAPO (2504.05118) is two calls: the
     policy's advantages with `length_adaptive_lambda`, the critic's returns with lam = 1.
     """
+    rewards_BT, values_BT = jnp.asarray(rewards_BT), jnp.asarray(values_BT)
+    mask_BT = jnp.asarray(mask_BT)
     if segment_ids is None:
-        segment_ids = jnp.ones(mask_BT.shape, "int32")
+        segment_ids = np.ones(mask_BT.shape, "int32")
+    segment_ids = jnp.asarray(segment_ids)
     lam_BT = jnp.broadcast_to(jnp.asarray(lam, rewards_BT.dtype), mask_BT.shape)
 
     def step(carry, now):
@@ -282,10 +291,10 @@ def gae(
 
 
 def length_adaptive_lambda(
-    mask: Bool[Array, "B T"],
+    mask: Bool[HostOrDevice, "B T"],
     *,
     alpha: float = 0.05,
-    segment_ids: Int[Array, "B T"] | None = None,
+    segment_ids: Int[HostOrDevice, "B T"] | None = None,
 ) -> Float[Array, "B T"]:
     """lam = 1 - 1 / (alpha * length), not below 0 (VAPO 2504.05118, alpha 0.05)."""
     length_BT = reductions.sequence_sum(mask.astype("float32"), segment_ids)

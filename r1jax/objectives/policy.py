@@ -13,7 +13,7 @@ A log-prob below -10,000 (-inf: outside a truncated sampler's support) is read a
 """
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -151,17 +151,17 @@ def token_weights(
 def policy_loss(
     objective: PolicyObjective,
     *,
-    logp: Float[Array, "B T"],
-    logp_old: Float[Array, "B T"] | None,
-    advantages: Float[Array, "B T"] | Float[Array, "B"],
-    mask: Bool[Array, "B T"],
-    segment_ids: Int[Array, "B T"] | None = None,
-    prompt_ids: Int[Array, "B T"] | Int[Array, "B"] | None = None,
-    logp_ref: Float[Array, "B T"] | None = None,
-    logp_behavior: Float[Array, "B T"] | None = None,
-    entropy: Float[Array, "B T"] | None = None,
-    denominator: float | Float[Array, ""] | None = None,
-    weights: Float[Array, "B T"] | None = None,
+    logp: Float[HostOrDevice, "B T"],
+    logp_old: Float[HostOrDevice, "B T"] | None,
+    advantages: Float[HostOrDevice, "B T"] | Float[HostOrDevice, "B"],
+    mask: Bool[HostOrDevice, "B T"],
+    segment_ids: Int[HostOrDevice, "B T"] | None = None,
+    prompt_ids: Int[HostOrDevice, "B T"] | Int[HostOrDevice, "B"] | None = None,
+    logp_ref: Float[HostOrDevice, "B T"] | None = None,
+    logp_behavior: Float[HostOrDevice, "B T"] | None = None,
+    entropy: Float[HostOrDevice, "B T"] | None = None,
+    denominator: float | Float[HostOrDevice, ""] | None = None,
+    weights: Float[HostOrDevice, "B T"] | None = None,
 ) -> tuple[Float[Array, ""], Stats]:
     """loss = sum_t weight_t (-surrogate_t + kl_coef kl_t - entropy_coef entropy_t), and statistics.
 
@@ -176,57 +176,54 @@ def policy_loss(
 
     The statistics are sums to add up with `add_stats` and to read with `mean_stats`.
     """
-    dtype = logp.dtype if logp.dtype.itemsize >= 4 else jnp.dtype("float32")
+    mask = jnp.asarray(mask)
+    segment_ids, prompt_ids = _to_device(segment_ids), _to_device(prompt_ids)
     if segment_ids is not None:
         mask = mask & (segment_ids != 0)
-
-    def constant(values):
-        return jax.lax.stop_gradient(_clean(values, mask, dtype))
-
+    dtype = logp.dtype if logp.dtype.itemsize >= 4 else jnp.dtype("float32")
     if weights is None:
         groups = {"segment_ids": segment_ids, "prompt_ids": prompt_ids}
         weights = token_weights(objective, mask, denominator=denominator, dtype=dtype, **groups)
-    weights = constant(weights)
-    logp = _floor(_clean(logp, mask, dtype))
-    logp_old = jax.lax.stop_gradient(logp) if logp_old is None else _floor(constant(logp_old))
-    logp_ref = None if logp_ref is None else _floor(constant(logp_ref))
-    logp_behavior = None if logp_behavior is None else _floor(constant(logp_behavior))
-    entropy = None if entropy is None else _clean(entropy, mask, dtype)
-    advantages = constant(reductions.per_token(advantages, mask.shape))
+    logp, entropy = _clean(logp, mask, dtype, floor=LOGP_FLOOR), _clean(entropy, mask, dtype)
+    logps = (logp if logp_old is None else logp_old, logp_ref, logp_behavior)
+    logps = (_clean(x, mask, dtype, floor=LOGP_FLOOR) for x in logps)
+    others = (reductions.per_token(advantages, mask.shape), weights)
+    data = (*logps, *(_clean(x, mask, dtype) for x in others))
+    old, ref, behavior, credit, weight = jax.lax.stop_gradient(data)
 
-    credit, stats = _correct(
-        objective, advantages, logp, logp_old, logp_behavior, mask, segment_ids
-    )
-    log_ratio = logp - logp_old
+    credit, stats = _correct(objective, credit, (logp, old, behavior), mask, segment_ids)
+    log_ratio = logp - old
     level = _log_ratio_at_level(objective, log_ratio, mask, segment_ids)
     ratio = jnp.exp(kl_lib.bound_log_ratio(level))
     surrogate, is_low, is_high = compute_surrogate(objective, ratio, credit, logp)
-    policy_term = jnp.sum(weights * -surrogate)
-    penalty = _penalty(objective, logp, logp_ref, log_ratio, entropy)
+    policy_term = jnp.sum(weight * -surrogate)
+    penalty = _penalty(objective, logp, ref, log_ratio, entropy)
 
     stats |= {"clip_ratio/low_mean": is_low, "clip_ratio/high_mean": is_high}
     stats |= {"clip_ratio/region_mean": is_low | is_high, "ratio/mean": ratio}
-    stats |= {"approx_kl": kl_lib.k3(logp_old, logp)}
-    stats |= {} if logp_ref is None else {"kl": kl_lib.k3(logp, logp_ref)}
-    stats |= {} if entropy is None else {"entropy": entropy}
-    stats = {f"{name}_sum": _clean(x, mask, dtype).sum() for name, x in stats.items()}
+    stats |= {"approx_kl": kl_lib.k3(old, logp), "entropy": entropy}
+    stats |= {"kl": None if ref is None else kl_lib.k3(logp, ref)}
+    stats = {f"{k}_sum": _clean(x, mask, dtype).sum() for k, x in stats.items() if x is not None}
     stats |= {"ratio/max": _clean(ratio, mask, dtype).max(), "policy_loss": policy_term}
     stats |= {"tokens": mask.sum().astype(dtype)}
-    return policy_term + jnp.sum(weights * penalty), jax.lax.stop_gradient(stats)
+    return policy_term + jnp.sum(weight * penalty), jax.lax.stop_gradient(stats)
 
 
-def _clean(values_BT, mask_BT, dtype):
-    """0 where the token does not count: neither the value nor a gradient gets past this."""
-    return jnp.where(mask_BT, values_BT.astype(dtype), 0)
+def _to_device(array) -> Any:
+    return None if array is None else jnp.asarray(array)
 
 
-def _floor(logp_BT):
-    """LOGP_FLOOR where a log-prob is below it."""
-    return jnp.where(logp_BT < LOGP_FLOOR, LOGP_FLOOR, logp_BT)
+def _clean(values_BT, mask_BT, dtype, *, floor=None) -> Any:
+    """0 where the token does not count, at least the floor: no gradient gets past either."""
+    if values_BT is None:
+        return None
+    values_BT = jnp.where(mask_BT, jnp.asarray(values_BT).astype(dtype), 0)
+    return values_BT if floor is None else jnp.where(values_BT < floor, floor, values_BT)
 
 
-def _correct(objective, advantages, logp, logp_old, logp_behavior, mask, segment_ids):
+def _correct(objective, advantages, samples, mask, segment_ids):
     """The advantages after the corrections for stale or mismatched samples, and statistics."""
+    logp, logp_old, logp_behavior = samples
     credit, stats = advantages, {}
     if logp_behavior is not None:
         log_weight = logp_old - logp_behavior
@@ -241,14 +238,8 @@ def _correct(objective, advantages, logp, logp_old, logp_behavior, mask, segment
         raise ValueError(f"correction={objective.correction!r} needs logp_behavior")
     if objective.off_policy_delta is not None:
         sampled = logp_old if logp_behavior is None else logp_behavior
-        is_kept = off_policy_sequence_mask(
-            logp,
-            sampled,
-            advantages,
-            mask,
-            delta=objective.off_policy_delta,
-            segment_ids=segment_ids,
-        )
+        options = {"delta": objective.off_policy_delta, "segment_ids": segment_ids}
+        is_kept = off_policy_sequence_mask(logp, sampled, advantages, mask, **options)
         credit = jnp.where(is_kept, credit, 0)
         stats["off_policy_masked"] = ~is_kept
     return credit, stats
