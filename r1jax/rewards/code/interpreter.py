@@ -22,6 +22,7 @@ _MODULES = (
     "values",
     "confine",
     "prelude",
+    "answering",
     "child",
     "supervise",
 )

@@ -1,9 +1,10 @@
 """`run_tests`: one program against its tests. `run_batch`: many, on all cores but one."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import os
-import random
+import queue
 import shutil
 import threading
 import time
@@ -34,9 +35,7 @@ _HARMLESS = frozenset({"TZ", "LC_ALL", "LC_NUMERIC", "OMP_NUM_THREADS", "OPENBLA
 _COMPILER = ("-O2", "-std=c++17", "-o", "main", "main.cpp")
 _COMPILE_LIMITS = Limits(time_s=30.0, memory_mb=2048, fsize_mb=64)
 _BUSY = 1.5  # runnable processes per core from which a time-out may be the host's fault
-_STARVED = (0.02, 0.9)  # … if the program got between these shares of its time as CPU
-_RETRIES = 2
-_BACKOFF_S = 0.2
+_STARVED = (0.02, 0.7)  # … if the program got between these shares of its time as CPU
 
 
 class Backend(Protocol):
@@ -84,45 +83,56 @@ def run_tests(
     environ = {k: v for k, v in (env or {}).items() if k in _HARMLESS}
     try:
         checks = make_checks(program, tests, language=language, environ=environ)
-        with _slots:
-            if backend is not None:
-                judgements = _run_checks(backend, checks, limits, stop_early)
-            else:
+        with _slots, contextlib.ExitStack() as stack:
+            if backend is None:
                 info = levels.sandbox_info(level, allow_unsafe=allow_unsafe)
-                judgements = _run_locally(info.level, checks, limits, stop_early, language)
+                backend = stack.enter_context(Sandbox(info.level, fsize_mb=fsize_mb))
+            if language == "cpp" and isinstance(backend, Sandbox):
+                backend = _Compiled(backend)
+            judgements = _run_checks(backend, checks, limits, stop_early)
     except (BadTests, SandboxError) as error:
         return CodeVerdict("infra", 0, 0, str(error), time.monotonic() - started)
     return _sum_up(judgements, checks, time.monotonic() - started)
 
 
 def run_batch(
-    jobs: Iterable[Job], *, workers: int | None = None, **options: Any
+    jobs: Iterable[Job],
+    *,
+    workers: int = SLOTS,
+    level: int | None = None,
+    allow_unsafe: bool = False,
+    fsize_mb: int = 16,
+    **options: Any,
 ) -> list[CodeVerdict]:
-    """`run_tests` for many programs, in order; `options` as there. A result for every job."""
-    with concurrent.futures.ThreadPoolExecutor(workers or SLOTS) as pool:
-        futures = [
-            pool.submit(run_tests, job.program, job.tests, language=job.language, **options)
-            for job in jobs
-        ]
-        return [future.result() for future in futures]
+    """`run_tests` for many programs, a result for each, in order; `options` as there.
 
+    Each worker keeps its sandbox from one program to the next: most of the time of small runs.
+    """
+    try:
+        info = levels.sandbox_info(level, allow_unsafe=allow_unsafe)
+    except SandboxError as error:
+        return [CodeVerdict("infra", 0, 0, str(error), 0.0) for _ in jobs]
+    idle: queue.SimpleQueue[Sandbox] = queue.SimpleQueue()
 
-def _run_locally(
-    level: int, checks: list[Check], limits: Limits, stop_early: bool, language: str
-) -> list[Judgement]:
-    with _start(level, limits) as sandbox:
-        backend = _Compiled(sandbox) if language == "cpp" else sandbox
-        return _run_checks(backend, checks, limits, stop_early)
-
-
-def _start(level: int, limits: Limits) -> Sandbox:
-    """A running sandbox; a start that fails is tried again after a random pause."""
-    for attempt in range(_RETRIES):
+    def run_one(job: Job) -> CodeVerdict:
+        sandbox = idle.get()
         try:
-            return Sandbox(level, fsize_mb=limits.fsize_mb).open()
-        except SandboxError:
-            time.sleep(_BACKOFF_S * (1 + attempt) * random.uniform(0.5, 1.5))
-    return Sandbox(level, fsize_mb=limits.fsize_mb).open()
+            return run_tests(
+                job.program,
+                job.tests,
+                language=job.language,
+                backend=sandbox,
+                fsize_mb=fsize_mb,
+                **options,
+            )
+        finally:
+            idle.put(sandbox)
+
+    with contextlib.ExitStack() as stack:
+        for _ in range(workers):
+            idle.put(stack.enter_context(Sandbox(info.level, fsize_mb=fsize_mb)))
+        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+            return list(pool.map(run_one, jobs))
 
 
 def _run_checks(

@@ -7,6 +7,7 @@ The trainer is never forked: it holds JAX and threads. A bare interpreter is sta
 import contextlib
 import dataclasses
 import os
+import random
 import select
 import shutil
 import subprocess
@@ -30,6 +31,8 @@ _SYSTEM = "/usr /bin /sbin /lib /lib32 /lib64 /libx32 /etc/ld.so.cache /etc/alte
 _DEVICES = [f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom")]
 _START_S = 10.0
 _GRACE_S = 5.0  # what the supervisor may take beyond the program's own time
+_TRIES = 3
+_PAUSE_S = 0.1
 _TMPFS_MB_LEAST = 64
 _MESSAGES_CAP = 1 << 20
 
@@ -81,7 +84,11 @@ class Case:
 
 
 class Sandbox:
-    """A context manager; `run` may be called many times. Not for several threads at once."""
+    """A context manager; starts when it is first needed. Not for several threads at once.
+
+    One sandbox may serve many cases, and programs too: each case has its own process, all processes
+    are killed and all files removed after it, and what cannot be cleaned is thrown away.
+    """
 
     def __init__(self, level: int, *, fsize_mb: int = 16):
         self._level = level
@@ -89,24 +96,16 @@ class Sandbox:
         self._process: subprocess.Popen[bytes] | None = None
         self._exit = contextlib.ExitStack()
 
-    def open(self) -> "Sandbox":
-        try:
-            self._start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
     def __enter__(self) -> "Sandbox":
-        return self if self._process else self.open()
+        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def run(self, case: Case, limits: Limits) -> Outcome:
-        """Run one case; starts anew if the case before left something behind."""
+        """Run one case. SandboxKilled: by the program; SandboxError: the machine failed."""
         if self._process is None:
-            self._start()
+            self._open()
         try:
             self._send(_make_message(case, limits))
             reply, outputs = frames.read_reply(self._reader(limits.time_s + _GRACE_S))
@@ -139,6 +138,17 @@ class Sandbox:
         if process is not None:
             _end(process)
         self._exit.close()
+
+    def _open(self) -> None:
+        """Start, with another try after a random pause: a machine short of memory may recover."""
+        for attempt in range(_TRIES):
+            try:
+                return self._start()
+            except BaseException as error:
+                self.close()
+                if attempt == _TRIES - 1 or not isinstance(error, SandboxError):
+                    raise
+            time.sleep(_PAUSE_S * (attempt + 1) * random.uniform(0.5, 1.5))
 
     def _start(self) -> None:
         python = interpreter.find()

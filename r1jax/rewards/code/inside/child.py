@@ -6,10 +6,9 @@ import builtins
 import marshal
 import os
 import sys
-import types
 from _collections_abc import Callable  # `collections` itself costs a millisecond of each start
 
-from r1jax.rewards.code.inside import confine, linux, prelude, values
+from r1jax.rewards.code.inside import answering, confine, frames, linux
 
 # Kept here so that a program which replaces them in `os` only harms itself.
 _exit, _read, _write = os._exit, os.read, os.write
@@ -38,7 +37,7 @@ def run(case: dict, fds: dict[str, int], box: dict) -> None:
     if case["kind"] == "script":
         os.close(REQUEST_FD)
         os.close(RESULT_FD)
-        _exit(_exit_code_of(lambda: _load(source, "__main__")))
+        _exit(_exit_code_of(lambda: answering.load(source, "__main__")))
     _exit(_exit_code_of(lambda: _answer(source)))
 
 
@@ -72,55 +71,15 @@ def _open_streams() -> None:
     builtins.exit = builtins.quit = sys.exit
 
 
-def _load(source: str, name: str) -> dict:
-    module = types.ModuleType(name)
-    module.__file__ = "main.py"
-    sys.modules["__main__"] = sys.modules[name] = module
-    if name != "__main__":
-        module.__dict__.update(prelude.names_for(source))
-    exec(compile(source, "main.py", "exec"), module.__dict__)
-    return module.__dict__
-
-
 def _answer(source: str) -> None:
-    """Run the steps of the request and report their values under the nonce."""
-    namespace = _load(source, "solution")
+    """Run the steps of the request and report their values under its nonce."""
+    # Not "__main__": a solution's `if __name__ == "__main__"` block would wait for input.
+    namespace = answering.load(source, "solution")
     # Read only now: what the program does while it loads cannot know the nonce.
     with open(REQUEST_FD, "rb") as file:
         request = marshal.loads(file.read())
-    results = [_step(step, namespace) for step in request["steps"]]
-    payload = request["nonce"] + "\n" + "\n".join(r for r in results if r is not None)
-    data = payload.encode("ascii")
-    while data:
-        data = data[_write(RESULT_FD, data) :]
+    frames.write_all(RESULT_FD, answering.answer(request, namespace))
     _exit(0)  # before any atexit handler of the program
-
-
-def _step(step: dict, namespace: dict) -> str | None:
-    if "execute" in step:
-        exec(compile(step["execute"], "test.py", "exec"), namespace)
-        return None
-    if "truth" in step:
-        value: object = bool(eval(compile(step["truth"], "test.py", "eval"), namespace))
-    elif "value" in step:
-        value = eval(compile(step["value"], "test.py", "eval"), namespace)
-    else:
-        value = _find(step["function"], namespace)(*step["arguments"])
-    try:
-        return values.encode(value)
-    except values.NotPlain as error:
-        return values.refusal(str(error))
-
-
-def _find(name: str, namespace: dict) -> Callable[..., object]:
-    """A global function, or the method of a LeetCode `Solution` class."""
-    head, *rest = name.split(".")
-    if head not in namespace and "Solution" in namespace:
-        return getattr(namespace["Solution"](), head)
-    found = namespace[head]
-    for part in rest:
-        found = getattr(found() if isinstance(found, type) else found, part)
-    return found
 
 
 def _exit_code_of(body: Callable[[], object]) -> int:

@@ -34,9 +34,8 @@ def main() -> None:
         try:
             case = frames.read(_receive)
         except frames.Closed:
-            break
+            os._exit(0)  # an orderly end of the interpreter would only take time
         frames.write_reply(1, *run_case(case, box))
-    _kill_all(box)
 
 
 def _receive(size: int) -> bytes:
