@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from r1jax.rewards.math import han, words
 from r1jax.rewards.math.clean import join_numbers, to_ascii, unwrap
-from r1jax.rewards.math.nodes import Based, Clock, Node, Num, Quantity, Text, Unparsable, number
+from r1jax.rewards.math.nodes import Based, Clock, Node, Num, Quantity, Sym, Text, Unparsable, number
 from r1jax.rewards.math.parser import Parser, parse_expression
 from r1jax.rewards.math.tokens import Scanner
 
@@ -25,6 +25,8 @@ _PREFIXED = re.compile(r"^0([xbo])([0-9A-Fa-f]{1,100})$")
 _AMBIGUOUS_GROUPS = re.compile(r"^[1-9]\d{0,2}(?:,[1-9]\d{2})+$")
 _SPACED_UNIT = re.compile(r"^[-+$]?[\d.,/]*\d\s+[A-Za-z][A-Za-z/^\d\s.*{}()-]*$")
 _ARROW = re.compile(r"\\(?:Rightarrow|implies|Longrightarrow|therefore)(?![A-Za-z])")
+
+_SETS = {"all real numbers": Sym("set:R"), "no solution": Sym("emptyset")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,9 @@ def _special(plain: str) -> Node | None:
         if all(int(c, 36) < base for c in prefixed.group(2)):
             return Based(prefixed.group(2).upper(), base)
     spoken = words.spoken_number(plain)
-    return None if spoken is None else number(spoken)
+    if spoken is not None:
+        return number(spoken)
+    return _SETS.get(words.normal_words(plain)) or (Text(plain) if words.is_stock_phrase(plain) else None)
 
 
 def integer_value(text: str) -> int | None:

@@ -398,21 +398,12 @@ def _distinct(values: list[Node], budget: Budget) -> list[Node]:
 
 
 def _matrices(gold: Node, pred: Node, budget: Budget) -> bool | None:
+    for node, other, swap in ((gold, pred, False), (pred, gold, True)):
+        if isinstance(other, Seq | Matrix):
+            size = len(other.items) if isinstance(other, Seq) else max(len(other.rows), len(other.rows[0]))
+            if (vector := unit_vector(node, size)) is not None:
+                return answers_equal(other, vector, budget) if swap else answers_equal(vector, other, budget)
     if not (is_matrix(gold) or is_matrix(pred)):
-        for node, other, swap in ((gold, pred, False), (pred, gold, True)):
-            size = (
-                len(other.items)
-                if isinstance(other, Seq)
-                else len(other.rows)
-                if isinstance(other, Matrix)
-                else 3
-            )
-            if (vector := unit_vector(node, size)) is not None and isinstance(other, Seq | Matrix):
-                return (
-                    answers_equal(other, vector, budget)
-                    if swap
-                    else answers_equal(vector, other, budget)
-                )
         return None
     if isinstance(gold, Matrix) and isinstance(pred, Matrix):
         shapes = [(len(m.rows), len(m.rows[0])) for m in (gold, pred)]
@@ -424,10 +415,7 @@ def _matrices(gold: Node, pred: Node, budget: Budget) -> bool | None:
             strict=True,
         )
         return all(_tolerant(x, y, budget) for x, y in pairs)
-    vectors = [unit_vector(n, 3) or n for n in (gold, pred)]
-    if all(isinstance(v, Seq | Matrix) for v in vectors):
-        return _collections(vectors[0], vectors[1], budget) or False
-    return False
+    return (_collections(gold, pred, budget) or False) if all(isinstance(n, Seq | Matrix) for n in (gold, pred)) else False
 
 
 def _ratios(gold: Node, pred: Node, budget: Budget) -> bool | None:
@@ -516,8 +504,8 @@ _HANDLERS: tuple[Callable[[Node, Node, Budget], bool | None], ...] = (
     _clocks,
     _labels,
     _regions,
-    _collections,
     _matrices,
+    _collections,
     _chains,
     _ratios,
     _quantities,

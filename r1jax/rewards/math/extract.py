@@ -45,7 +45,7 @@ _BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*")
 _NUMBER = re.compile(r"[-−]?(?:\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+)?|\.\d+)\s*(?:\\?%)?")
 _COPULA = re.compile(r"\s(?:is|are|equals|was|be|est|es|=)\s|[=:：]|[是为]")
 _NEGATION = re.compile(r"\b(?:not|never|n't|cannot)\b|不是|不为|并非")
-_BOILERPLATE = "i hope it is correct"
+_HAN_SENTENCE = re.compile(r"[\u4e00-\u9fff]{2}[^，。]*[，。].*[\u4e00-\u9fff]{2}", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +66,7 @@ def extract_answer(response: str) -> Extraction:
     box = _last_box(text)
     tag = _last_tag(text)
     if tag is not None and (box is None or box[0] < tag[1]):
-        inner = _last_box(tag[0])
-        return Extraction(
-            "tag",
-            (inner[1],) if inner else _segment(tag[0]) if len(tag[0]) > 200 else (tag[0].strip(),),
-        )
+        return Extraction("tag", _inside_tag(tag[0]))
     if box is not None:
         return Extraction("box", (box[1],))
     if (hashes := text.rfind("####")) >= 0 and (
@@ -97,6 +93,13 @@ def _last_tag(text: str) -> tuple[str, int] | None:
     inside = start + len("<answer>")
     end = text.find("</answer>", inside)
     return (text[inside:], len(text)) if end < 0 else (text[inside:end], end)
+
+
+def _inside_tag(content: str) -> tuple[str, ...]:
+    if box := _last_box(content):
+        return (box[1],)
+    at = _last_marker(content)
+    return _segment(content[at : at + MAX_SEGMENT]) if at >= 0 else (content.strip(),)
 
 
 # boxes
@@ -214,10 +217,12 @@ def _bare(text: str) -> Extraction:
     tail = whole[-MAX_SEGMENT:]
     if not _is_prose(tail) and "**" not in tail:
         return Extraction("bare", tuple(candidates))
-    return Extraction("prose", (*candidates, *_last_mention(tail)))
+    mention = _last_mention(tail)
+    ordered = (*mention, *candidates) if _HAN_SENTENCE.search(tail) else (*candidates, *mention)
+    return Extraction("prose", ordered)
 
 
 def _is_prose(text: str) -> bool:
     """At least three words, or Chinese sentences: something that a bare answer would not be."""
-    words = [w for w in text.split() if w.strip(".,:;!?()*").isalpha() and len(w) > 1]
+    words = [w for w in text.split() if w.strip(".,:;!?()*").isalpha()]
     return len(words) >= 3 or any(mark in text for mark in "。，因")

@@ -13,7 +13,7 @@ from r1jax.rewards.math.nodes import TooCostly
 MAX_BITS = 1 << 17  # of an exact integer: about 39,000 decimal digits
 MAX_LOG2 = 1 << 40  # magnitude of a floating value
 MAX_TERMS = 1_000  # of an explicit sum or product
-MAX_STEPS = 60_000
+MAX_STEPS = 20_000
 
 
 class Budget:

@@ -16,7 +16,7 @@ _SMALL = {"十": 10, "百": 100, "千": 1000}
 _LARGE = {"万": 10**4, "亿": 10**8}
 _NUMERAL = "[零〇一二两三四五六七八九十][零〇一二两三四五六七八九十百千万亿]*(?:点[零〇一二三四五六七八九]+)?"
 _VALUE = rf"(?:\d+(?:\.\d+)?|{_NUMERAL})"
-_FRACTION = re.compile(rf"({_VALUE})分之({_VALUE})")
+_FRACTION = re.compile(rf"({_VALUE}|[十百千万]+)分之({_VALUE})")
 _SCALED = re.compile(r"(\d+(?:\.\d+)?)\s*([百千]?[万亿])")
 # A numeral in words is one only where it stands alone or before a unit, not inside a word such as 一定.
 _ALONE = re.compile(
@@ -29,6 +29,14 @@ _CONNECTIVES = (
     (r"\s*(?:或者|或)\s*", " or "),
     (r"\s*(?:以及|和|与|及)\s*", " and "),
     (r"\s*且\s*", " and "),
+)
+_SIGNS = (
+    (r"(?<=[\dA-Za-z)}])\s*等于\s*", "="),
+    (r"(?<=[\dA-Za-z)}])\s*大于等于\s*", r"\\ge "),
+    (r"(?<=[\dA-Za-z)}])\s*小于等于\s*", r"\\le "),
+    (r"(?<=[\dA-Za-z)}])\s*大于\s*", ">"),
+    (r"(?<=[\dA-Za-z)}])\s*小于\s*", "<"),
+    (r"(?<=\d)\s*比\s*(?=\d)", ":"),
 )
 _AROUND = re.compile(r"^(?:大约|约|共|一共|总共|解[:：]?|答[:：]?|因此|所以|即)\s*")
 _TIME = re.compile(r"^(上午|下午|晚上|早上|凌晨|中午)?\s*(\d{1,2})(?:点|时)(?:(\d{1,2})分?|半)?$")
@@ -74,12 +82,6 @@ def _shown(value: Fraction) -> str:
 
 
 def _fraction(match: re.Match[str]) -> str:
-    if match.group(1) == "百":
-        return (
-            match.group(2) + r"\%"
-            if match.group(2)[0].isdigit()
-            else _shown(numeral(match.group(2)) or Fraction(0)) + r"\%"
-        )
     bottom, top = _as_number(match.group(1)), _as_number(match.group(2))
     if not bottom or top is None:
         return match.group()
@@ -123,6 +125,6 @@ def to_grammar(text: str) -> str:
     text = _ALONE.sub(_alone, text)
     text = re.sub(r"负(?=\d|\\frac)", "-", text)
     if re.search(r"[\dA-Za-z\\]", text):
-        for pattern, instead in _CONNECTIVES:
+        for pattern, instead in (*_CONNECTIVES, *_SIGNS):
             text = re.sub(pattern, instead, text)
     return text

@@ -56,9 +56,17 @@ def split_label(node: Node) -> tuple[Node | None, Node]:
             return node.terms[0], _rest(node)
         if len(node.terms) == 2 and is_label(node.terms[1]) and not free_symbols(node.terms[0]):
             return node.terms[1], node.terms[0]
+    if isinstance(node, Call) and node.name == "*" and len(node.args) == 2 and _is_point(*node.args):
+        return node.args
     if isinstance(node, Chain) and node.ops == ("in",) and is_label(node.terms[0]):
         return node.terms[0], node.terms[1]
     return None, node
+
+
+def _is_point(name: Node, coordinates: Node) -> bool:
+    """A(1, 2)"""
+    capital = isinstance(name, Sym) and name.name[:1].isupper()
+    return capital and isinstance(coordinates, Seq) and coordinates.kind == "tuple"
 
 
 def _rest(node: Chain) -> Node:

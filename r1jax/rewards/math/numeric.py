@@ -30,6 +30,7 @@ from r1jax.rewards.math.nodes import (
     Sym,
     TooCostly,
     Undefined,
+    walk,
 )
 
 MAX_DPS = 260
@@ -290,6 +291,8 @@ class Evaluator:
         assert node.high is not None
         high = self.of(node.high)
         if node.kind == "int":
+            if any(isinstance(n, Bound) for n in walk(node.body)):
+                raise TooCostly("nested integral")
             self.inexact = True
             with self.ctx.workdps(INEXACT_DPS + 8):
                 return self.ctx.quad(at, [low, high], maxdegree=5)

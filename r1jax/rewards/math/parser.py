@@ -42,7 +42,7 @@ RELATIONS = frozenset("= < > <= >= != ≈ in notin ≡ ~ ≅ ∥ ⊥ ⊂ ⊆ -> 
 _FLIP_NOT = {"=": "!=", "in": "notin", "≡": "!="}
 _INFIX = (
     dict.fromkeys(RELATIONS, RELATION)
-    | dict.fromkeys((":", "to"), RATIO)
+    | dict.fromkeys((":", "to", "over"), RATIO)
     | dict.fromkeys(("∪", "∩", "\\"), SET)
     | dict.fromkeys(("+", "-", "±", "∓"), SUM)
     | dict.fromkeys(("*", "/", "mod"), PRODUCT)
@@ -134,13 +134,15 @@ class Parser:
                 return 0 if fence in ("|", "set") else PRODUCT
             return _INFIX.get(token.text, 0)
         if isinstance(left, Text):
-            return RELATION + 1 if self.starts_factor(token) else 0
+            return RELATION + 1 if token.kind == "num" or self.starts_factor(token) else 0
         if token.kind == "cmd" and token.text == "pmod":
             return RELATION + 1
         if token.kind == "cmd" and token.text == "not":
             return RELATION
         if token.kind == "text" or (token.kind == "upright" and self.is_letter_unit()):
             return UNIT
+        if isinstance(left, Quantity):
+            return 0
         return PRODUCT if self.starts_factor(token) else 0
 
     def starts_factor(self, token: Token) -> bool:
@@ -148,7 +150,7 @@ class Parser:
         fence = self.fences[-1] if self.fences else ""
         if token.kind == "num":
             before = self.tokens[self.pos - 1] if self.pos else _END
-            return before.kind in ("close", "text")
+            return before.kind == "close"
         if token.kind == "sym":
             differential = self.integrals and token.text == "d" and self.peek(1).kind == "sym"
             return token.text != "..." and not differential
@@ -180,6 +182,9 @@ class Parser:
             return Call("pmod", (left, self.argument()))
         if bp == RELATION:
             return self.relation(left)
+        if token.text == "over":
+            self.take()
+            return Call("/", (left, self.expr(RATIO)))
         if bp == RATIO:
             return self.ratio(left)
         if bp == SET:
@@ -193,7 +198,8 @@ class Parser:
         return text
 
     def relation(self, left: Node) -> Node:
-        terms, ops = [left], []
+        labelled = isinstance(left, Chain) and isinstance(left.terms[0], Text)
+        terms, ops = ([*left.terms], [*left.ops]) if labelled else ([left], [])
         while (
             (token := self.peek()).text in RELATIONS and token.kind == "op" or token.text == "not"
         ):
@@ -286,7 +292,7 @@ class Parser:
             return Call(text, (ZERO, self.expr(SUM)))
         if text == "|":
             return self.fenced("|")
-        if text in ("≈", "=", "~"):  # "= 5" at the start of a box
+        if text in ("≈", "=", "~") and self.pos == 1:  # "= 5" at the start of a box
             return self.expr(RELATION)
         raise Unparsable(f"did not expect {text!r}")
 
@@ -364,27 +370,14 @@ class Parser:
         """Prose before a value: a currency sign, or a label."""
         if units.is_known(first) and self.peek().kind == "num":
             value = self.expr(UNIT)
-            inner = value if isinstance(value, Quantity) else Quantity(value, units.NONE)
-            scale = self.scale_word()
-            unit = units.make_unit([(first, 1), *scale])
-            return Quantity(inner.value, unit)
+            factors = self.unit_factors()
+            return _quantity(value, factors if any(units.is_known(f[0]) for f in factors if f[0] not in units.SCALES) else [(first, 1), *factors])
         parts = [first]
         while self.peek().kind in ("text", "upright") or (
             self.at("op", "of", "in", "to") and self.peek(1).kind == "text"
         ):
             parts.append(self.take().text)
         return Text(" ".join(parts))
-
-    def scale_word(self) -> list[tuple[str, int]]:
-        if self.peek().kind == "text" and self.peek().text.lower() in (
-            "thousand",
-            "million",
-            "billion",
-            "trillion",
-            "hundred",
-        ):
-            return [(self.take().text.lower(), 1)]
-        return []
 
     # brackets
 
@@ -442,7 +435,8 @@ class Parser:
         elif opener == r"\{" and not self.at("close") and isinstance(inner, Seq | Chain | Call):
             return inner  # \left\{ \begin{array}…\end{array} \right. has no second brace
         elif opener == r"\{" or (isinstance(inner, Seq) and inner.kind == "list"):
-            inner = Seq("set", _items(inner))
+            listed = isinstance(inner, Seq) and inner.kind == "list"
+            inner = Seq("set", inner.items if listed and isinstance(inner, Seq) else (inner,))
         self.expect("close", closer)
         return inner
 
@@ -603,14 +597,13 @@ class Parser:
 
     def quantity(self, value: Node) -> Node:
         """A unit after a value, and further parts as in 3 hours 20 minutes."""
-        unit = units.make_unit(self.unit_factors())
-        result: Node = Quantity(value, unit)
-        if unit.dims and not unit.words and self.peek().kind == "num":
+        result = _quantity(value, self.unit_factors())
+        if isinstance(result, Quantity) and result.unit.dims and self.peek().kind == "num":
             rest = self.expr(UNIT - 1)
-            if isinstance(rest, Quantity) and rest.unit.dims == unit.dims:
-                scaled = Call("*", (rest.value, number(rest.unit.factor / unit.factor)))
-                return Quantity(Call("+", (value, scaled)), unit)
-            raise Unparsable("two quantities side by side")
+            if not isinstance(rest, Quantity) or rest.unit.dims != result.unit.dims:
+                raise Unparsable("two quantities side by side")
+            scaled = Call("*", (rest.value, number(rest.unit.factor / result.unit.factor)))
+            return Quantity(Call("+", (result.value, scaled)), result.unit)
         return result
 
     def unit_factors(self) -> list[tuple[str, int]]:
@@ -851,6 +844,20 @@ class Parser:
 
 _VARIADIC = frozenset(("max", "min", "gcd", "lcm"))
 _NUMBER_SETS = frozenset(Sym(f"set:{name}") for name in "RZNQ")
+
+
+def _quantity(value: Node, factors: list[tuple[str, int]]) -> Node:
+    """A value with its unit; degrees and per cent are operators, and words such as million are part of the value."""
+    names = [name.lower() for name, _ in factors]
+    if names in (["degree"], ["degrees"], ["度"], ["deg"]):
+        return Call("deg", (value,))
+    if names[:1] in (["percent"], ["percents"]):
+        return Call("%", (value,))
+    for name in names:
+        if name in units.SCALES:
+            value = Call("*", (value, number(units.SCALES[name])))
+    rest = [factor for factor in factors if factor[0].lower() not in units.SCALES]
+    return Quantity(value, units.make_unit(rest)) if rest or not factors else value
 
 
 def _items(node: Node) -> tuple[Node, ...]:

@@ -148,6 +148,8 @@ class _Maker:
         match node:
             case Interval(low=low, high=high, low_closed=low_closed, high_closed=high_closed):
                 return self.piece(low, high, low_closed, high_closed)
+            case Seq(kind="list", items=items) if all(is_regional(item) for item in items):
+                return self.operation("and", items)
             case Seq(kind="set", items=items) | Seq(kind="list", items=items):
                 return _union([p for item in items for p in self.piece(item, item, True, True)])
             case Seq(kind="tuple" | "bracket" as kind, items=(low, high)):

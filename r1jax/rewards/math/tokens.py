@@ -56,7 +56,7 @@ OPERATORS = {
     "parallel": "∥", "perp": "⊥", "subset": "⊂", "subseteq": "⊆", "to": "->", "rightarrow": "->", "mapsto": "->",
     "land": "and", "wedge": "and", "lor": "or", "vee": "or", "mid": "|", "vert": "|", "colon": ":", "bmod": "mod",
     "mod": "mod", "|": "|", "%": "%", "permille": "permille", "degree": "deg", "circ": "deg", "prime": "'", "propto": "∝",
-    "middle": "", "factorial": "!", "dotsm": "", "And": "and", "iff": "≡", "divides": "|",
+    "middle": "", "factorial": "!", "dotsm": "", "And": "and", "iff": "≡", "divides": "|", "over": "over",
 }  # fmt: skip
 _OPEN = {
     "{": r"\{",
@@ -130,7 +130,7 @@ _DOTTED = re.compile(
     r"(\d*)\\dot\s*(?:\{\s*(\d)\s*\}|(\d))(?:(\d*)\\dot\s*(?:\{\s*(\d)\s*\}|(\d)))?"
 )
 _BASED = re.compile(
-    r"(\d[0-9A-Z]*|[A-Z]{2,}[0-9A-Z]*|[A-Z]\d[0-9A-Z]*)\s*_\s*(?:\{[\s(\[]*(?:\\(?:text|mathrm|rm)\s*\{?\s*)?(?:base\s*)?"
+    r"(\d[0-9a-f]*(?=\s*_\s*\{?\(?16\b)|\d[0-9A-Z]*|[A-Z]{2,}[0-9A-Z]*|[A-Z]\d[0-9A-Z]*)\s*_\s*(?:\{[\s(\[]*(?:\\(?:text|mathrm|rm)\s*\{?\s*)?(?:base\s*)?"
     r"(\d{1,2}|[a-z]+)\s*[\s)\]}]*\}|(\d{1,2}))"
 )
 _BASE_WORDS = {w: i for i, w in enumerate("two three four five six seven eight nine ten eleven twelve".split(), 2)} | {
@@ -139,9 +139,9 @@ _COMMAND = re.compile(r"\\([A-Za-z]+\*?|.)", re.DOTALL)
 _LETTERS = re.compile(r"[A-Za-z]+")
 _SPACE = re.compile(r"[\s~]+")
 _FOREIGN = re.compile(r"[^\x00-\x7f]+")
-_SIMPLE_OPERATORS = ("<=>", "...", "<=", ">=", "!=", "==", "->", "=>", ":=", "**", "+", "-", "*", "/", "^", "_", "=", "<",
+_SIMPLE_OPERATORS = ("<=>", "...", "<=", ">=", "!=", "->", "=>", ":=", "**", "+", "-", "*", "/", "^", "_", "=", "<",
                      ">", "!", "'", ",", ";", ":", "|", "&", "%")  # fmt: skip
-_SAME = {"==": "=", "**": "^", "=>": "->", ":=": "=", "<=>": "≡"}
+_SAME = {"**": "^", "=>": "->", ":=": "=", "<=>": "≡"}
 
 
 def infer_period(digits: str) -> str:
@@ -255,7 +255,7 @@ class Scanner:
             return False
         if any(int(d, 36) >= base for d in digits):
             raise Unparsable(f"{digits} is no numeral of base {base}")
-        self.tokens.append(Token("based", digits, self.spaced, Fraction(base)))
+        self.tokens.append(Token("based", digits.upper(), self.spaced, Fraction(base)))
         self.pos, self.spaced = match.end(), False
         return True
 

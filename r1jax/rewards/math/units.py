@@ -28,9 +28,7 @@ _BASE: dict[str, tuple[dict[str, int], Fraction]] = {
     "mph": ({"m": 1, "s": -1}, 5280 * _FOOT / 3600), "kph": ({"m": 1, "s": -1}, _F(5, 18)), "rpm": ({"turn": 1, "s": -1}, _F(1, 60)),
     "dollar": ({"dollar": 1}, _F(1)), "cent": ({"dollar": 1}, _F(1, 100)), "euro": ({"euro": 1}, _F(1)), "pound": ({"pound": 1}, _F(1)),
     "pence": ({"pound": 1}, _F(1, 100)), "yuan": ({"yuan": 1}, _F(1)), "jiao": ({"yuan": 1}, _F(1, 10)), "fen": ({"yuan": 1}, _F(1, 100)),
-    "rupee": ({"rupee": 1}, _F(1)), "yen": ({"yen": 1}, _F(1)), "dime": ({"dollar": 1}, _F(1, 10)), "nickel": ({"dollar": 1}, _F(1, 20)),
-    "dozen": ({}, _F(12)), "thousand": ({}, _F(1000)), "million": ({}, _F(10**6)), "billion": ({}, _F(10**9)), "trillion": ({}, _F(10**12)),
-    "hundred": ({}, _F(100)), "bar": ({"kg": 1, "m": -1, "s": -2}, _F(10**5)), "atm": ({"kg": 1, "m": -1, "s": -2}, _F(101_325)),
+    "rupee": ({"rupee": 1}, _F(1)), "yen": ({"yen": 1}, _F(1)), "dime": ({"dollar": 1}, _F(1, 10)), "nickel": ({"dollar": 1}, _F(1, 20)), "bar": ({"kg": 1, "m": -1, "s": -2}, _F(10**5)), "atm": ({"kg": 1, "m": -1, "s": -2}, _F(101_325)),
     "cal": ({"kg": 1, "m": 2, "s": -2}, _F("4.184")), "celsius": ({"celsius": 1}, _F(1)), "fahrenheit": ({"fahrenheit": 1}, _F(1)),
     "radian": ({}, _F(1)), "knot": ({"m": 1, "s": -1}, _F(1852, 3600)), "bit": ({"byte": 1}, _F(1, 8)),
 }  # fmt: skip
@@ -47,8 +45,7 @@ _ALIASES = {
     "quart": "qt quarts", "pint": "pt pints", "cup": "cups", "mph": "MPH", "kph": "kmh kmph", "rpm": "RPM",
     "dollar": "dollars USD usd US$ 美元", "cent": "cents ¢ 美分", "euro": "euros EUR 欧元", "pound": "pounds GBP 英镑",
     "pence": "penny pennies", "yuan": "RMB CNY rmb 元 块 块钱 人民币", "jiao": "角", "fen": "分", "rupee": "rupees INR", "yen": "JPY 日元",
-    "dime": "dimes", "nickel": "nickels", "dozen": "dozens 打", "thousand": "thousands 千", "million": "millions 百万", "billion": "billions",
-    "trillion": "trillions", "hundred": "hundreds", "bar": "bars", "cal": "calorie calories 卡", "celsius": "℃ 摄氏度",
+    "dime": "dimes", "nickel": "nickels", "bar": "bars", "cal": "calorie calories 卡", "celsius": "℃ 摄氏度",
     "fahrenheit": "华氏度", "radian": "rad radians 弧度", "knot": "knots", "bit": "bits",
 }  # fmt: skip
 _PREFIXES = {"k": _F(1000), "c": _F(1, 100), "m": _F(1, 1000), "d": _F(1, 10), "M": _F(10**6), "G": _F(10**9), "n": _F(1, 10**9),
@@ -91,6 +88,10 @@ _PREFIXED = (
     "bit",
 )
 
+SCALES = {
+    "dozen": 12, "dozens": 12, "打": 12, "hundred": 100, "hundreds": 100, "thousand": 1000, "thousands": 1000,
+    "million": 10**6, "millions": 10**6, "百万": 10**6, "billion": 10**9, "billions": 10**9, "trillion": 10**12,
+}  # fmt: skip
 GENERIC = frozenset("unit units square cubic sq cu approximately about exactly roughly total each of the a an in".split()) | {"单位", "平方单位", "个"}  # fmt: skip
 
 

@@ -14,7 +14,7 @@ _SYNONYMS = (
     ("dne", "does not exist", "doesnotexist", "不存在"),
     ("no solution", "no solutions", "no real solution", "no real solutions", "none exist", "无解", "没有解", "无实数解", "无实根",
      "there is no solution", "there are no solutions", "empty set", "the empty set", "emptyset", "空集", "varnothing"),
-    ("all real numbers", "all reals", "r", "the set of all real numbers", "the real numbers", "全体实数", "实数集", "任意实数",
+    ("all real numbers", "all reals", "the set of all real numbers", "the real numbers", "全体实数", "实数集", "任意实数",
      "all real x", "any real number", "所有实数"),
     ("infinity", "infty", "inf", "正无穷"),
     ("infinitely many", "infinitely many solutions", "infinite solutions", "无数", "无数个", "无穷多", "无穷多个", "无数多个"),
@@ -43,6 +43,9 @@ def _fold(words: str) -> str:
 
 
 _CANON = {_fold(word): _fold(group[0]) for group in _SYNONYMS for word in group}
+
+
+_STOCK = frozenset("yes no odd even both neither all none true false up down left right east west north south red blue green black white boy girl sum set line ray cow dog cat men women one point".split())  # fmt: skip
 
 
 def plain(text: str) -> str:
@@ -77,6 +80,12 @@ def normal_words(words: str) -> str:
 def same_words(left: str, right: str) -> bool:
     a, b = normal_words(left), normal_words(right)
     return bool(a) and (a == b or a.replace(" ", "") == b.replace(" ", ""))
+
+
+def is_stock_phrase(text: str) -> bool:
+    """Answers in words that the grammar could take for products of letters."""
+    folded = _fold(text)
+    return folded in _STOCK or (folded in _CANON and len(folded) > 2)
 
 
 def is_wordy(text: str) -> bool:
