@@ -13,7 +13,7 @@ def last_block(response: str, language: str = "python") -> str | None:
     """The last block marked with the language, or else the last without a mark; None if neither.
 
     What comes before the last `</think>` is not part of the answer. A block that is never closed
-    was cut off and does not count. Blocks without a mark often hold sample output: they come second.
+    was cut off and does not count. Blocks without a mark often hold sample output: second choice.
     """
     answer = response.rpartition("</think>")[2]
     marked = unmarked = None

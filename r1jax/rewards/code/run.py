@@ -6,9 +6,10 @@ import dataclasses
 import os
 import queue
 import shutil
+import signal
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from r1jax.rewards.code import levels
@@ -133,6 +134,31 @@ def run_batch(
             idle.put(stack.enter_context(Sandbox(info.level, fsize_mb=fsize_mb)))
         with concurrent.futures.ThreadPoolExecutor(workers) as pool:
             return list(pool.map(run_one, jobs))
+
+
+def run_inputs(
+    program: str,
+    inputs: Sequence[str],
+    *,
+    limits: Limits | None = None,
+    language: str = "python",
+    level: int | None = None,
+    allow_unsafe: bool = False,
+) -> list[Outcome]:
+    """What a program does on each input, without a judgement. SandboxError if the machine fails."""
+    limits = limits or Limits()
+    info = levels.sandbox_info(level, allow_unsafe=allow_unsafe)
+    kind = "script" if language == "python" else language
+    outcomes = []
+    with _slots, Sandbox(info.level, fsize_mb=limits.fsize_mb) as sandbox:
+        backend = _Compiled(sandbox) if language == "cpp" else sandbox
+        for text in inputs:
+            case = Case(kind, program=program.encode(), stdin=text.encode())
+            try:
+                outcomes.append(backend.run(case, limits))
+            except SandboxKilled:
+                outcomes.append(Outcome("exit", -signal.SIGKILL, b"", b"", b"", 0.0, 0.0, 0.0))
+    return outcomes
 
 
 def _run_checks(

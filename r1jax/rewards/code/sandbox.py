@@ -9,7 +9,6 @@ import dataclasses
 import os
 import random
 import select
-import shutil
 import subprocess
 import tempfile
 import time
@@ -238,12 +237,11 @@ def _host_directory(uid: int | None) -> Iterator[str]:
             os.chown(path, uid, uid)
         yield path
     finally:
-        shutil.rmtree(path, ignore_errors=True)
-        if os.path.exists(path):  # nested deeper than rmtree can go, or made unreadable
-            subprocess.run(
-                ["chmod", "-R", "u+rwx", "--", path], check=False, stderr=subprocess.DEVNULL
-            )
-            subprocess.run(["rm", "-rf", "--", path], check=True)
+        try:
+            os.rmdir(path)  # the supervisor has emptied it
+        except OSError:  # it could not: nested too deeply for Python, or made unreadable
+            for command in (["chmod", "-R", "u+rwx", "--", path], ["rm", "-rf", "--", path]):
+                subprocess.run(command, check=False, stderr=subprocess.DEVNULL)
 
 
 def _readable(python: interpreter.Interpreter) -> list[str]:

@@ -1,4 +1,4 @@
-"""Function and assert tests: run the steps of a request against a program, write down the values."""
+"""Function and assert tests: run the steps of a request on a program, write the values down."""
 
 from __future__ import annotations
 
