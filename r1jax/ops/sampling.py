@@ -8,14 +8,14 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
 _MASKED = -jnp.inf
-_BISECTIONS = 32  # halvings of a float32 interval: beyond this the threshold cannot move
+_BISECTIONS = 32  # halvings until nothing lies between two bounds of 32 bits
 _BLOCK = 64
 MAX_STOP_IDS = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplingParams:
-    """How to sample. All values are dynamic: changing one never recompiles."""
+    """How to sample. Changing a value never recompiles, but for `max_tokens`: the room of a row."""
 
     temperature: float = 1.0  # 0 = greedy
     top_k: int = 0  # 0 = off
@@ -121,28 +121,40 @@ def _keep_above(
 ) -> Float[Array, "R V"]:
     """Keep the fewest largest logits whose mass reaches `wanted`, found by halving the threshold.
 
-    A sort would touch some hundred times the memory on an accelerator.
+    A sort would touch some hundred times the memory on an accelerator. What is halved is the number
+    of floats between the bounds, not their distance: exact also where one logit is -1e30.
     """
-    finite = jnp.isfinite(logits_RV)
-    low = jnp.min(jnp.where(finite, logits_RV, jnp.inf), axis=-1)
-    high = jnp.max(logits_RV, axis=-1)
+    lowest = jnp.min(jnp.where(jnp.isfinite(logits_RV), logits_RV, jnp.inf), axis=-1)
+    low, high = _float_to_rank(lowest), _float_to_rank(jnp.max(logits_RV, axis=-1))
     # Reaching is judged with a little room: a sum over the vocabulary is rounded.
     enough = wanted_R * jnp.float32(1 - 1e-6)
 
-    def reaches(threshold_R: Array) -> Array:
-        kept = jnp.where(logits_RV >= threshold_R[:, None], mass_RV, jnp.float32(0))
-        return jnp.sum(kept, axis=-1) >= enough
+    def kept(rank_R: Array) -> Array:
+        return logits_RV >= _rank_to_float(rank_R)[:, None]
 
-    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+    def reaches(rank_R: Array) -> Array:
+        return jnp.sum(jnp.where(kept(rank_R), mass_RV, jnp.float32(0)), axis=-1) >= enough
+
+    def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
-        middle = low + (high - low) / 2
+        middle = (low & high) + ((low ^ high) >> 1)  # their mean, without overflow
         ok = reaches(middle)
         return jnp.where(ok, middle, low), jnp.where(ok, high, middle)
 
     # Invariant: `low` reaches the mass. If even the single largest logit does, keep just that.
     low, _ = jax.lax.fori_loop(0, _BISECTIONS, halve, (low, high))
-    threshold = jnp.where(reaches(high), high, low)
-    return jnp.where(logits_RV >= threshold[:, None], logits_RV, _MASKED)
+    return jnp.where(kept(jnp.where(reaches(high), high, low)), logits_RV, _MASKED)
+
+
+def _float_to_rank(x: Float[Array, " R"]) -> Int[Array, " R"]:
+    """Neighbouring floats to neighbouring integers: negative floats' bits count backwards."""
+    bits = jax.lax.bitcast_convert_type(x, jnp.int32)
+    return jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+
+
+def _rank_to_float(rank: Int[Array, " R"]) -> Float[Array, " R"]:
+    bits = jnp.where(rank < 0, rank ^ 0x7FFFFFFF, rank)
+    return jax.lax.bitcast_convert_type(bits, jnp.float32)
 
 
 def draw(logits_RV: Float[Array, "R V"], uniform_R: Float[Array, " R"]) -> Int[Array, " R"]:
@@ -156,16 +168,27 @@ def draw(logits_RV: Float[Array, "R V"], uniform_R: Float[Array, " R"]) -> Int[A
     weights = jnp.exp(logits_RV - jnp.max(logits_RV, axis=-1, keepdims=True))
     weights = jnp.pad(weights, ((0, 0), (0, blocks * _BLOCK - vocabulary)))
     weights = weights.reshape(rows, blocks, _BLOCK)
-    until = jnp.cumsum(jnp.sum(weights, axis=-1), axis=-1)  # [R, blocks]
-    target = uniform_R * until[:, -1]
-    block = jnp.sum(until <= target[:, None], axis=-1)
-    before = jnp.where(
-        block > 0,
-        jnp.take_along_axis(until, jnp.maximum(block - 1, 0)[:, None], axis=-1)[:, 0],
-        jnp.float32(0),
-    )
+    mass = jnp.sum(weights, axis=-1)  # [R, blocks]
+    block, target = _invert(mass, uniform_R * jnp.sum(mass, axis=-1))
     inside = jnp.take_along_axis(weights, block[:, None, None], axis=1)[:, 0]  # [R, _BLOCK]
-    place = jnp.sum(jnp.cumsum(inside, axis=-1) <= (target - before)[:, None], axis=-1)
-    # Rounding can put the target past the block's own sum: take its last possible token then.
-    last = _BLOCK - 1 - jnp.argmax((inside > 0)[:, ::-1], axis=-1)
-    return (block * _BLOCK + jnp.minimum(place, last)).astype(jnp.int32)
+    place, _ = _invert(inside, target)
+    return block * _BLOCK + place
+
+
+def _invert(
+    mass_RN: Float[Array, "R N"], target_R: Float[Array, " R"]
+) -> tuple[Int[Array, " R"], Float[Array, " R"]]:
+    """(first place whose running sum exceeds `target`, how far into that place the target lies).
+
+    Only a place with mass is taken, the last of them if rounding leaves none: the sums of a
+    parallel scan can rise or fall a little over places that add nothing.
+    """
+    running = jnp.cumsum(mass_RN, axis=-1)
+    places = jnp.arange(mass_RN.shape[1])[None]
+    possible = mass_RN > 0
+    exceeds = possible & (running > target_R[:, None])
+    first = jnp.min(jnp.where(exceeds, places, places.size), axis=-1)
+    last = jnp.max(jnp.where(possible, places, 0), axis=-1)
+    place = jnp.minimum(first, last)
+    before = jnp.take_along_axis(running - mass_RN, place[:, None], axis=-1)[:, 0]
+    return place, target_R - before

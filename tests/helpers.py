@@ -1,0 +1,80 @@
+"""Tiny models, random batches, float64 references, and readers of compiled programs."""
+
+import contextlib
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from r1jax import models
+from r1jax.monitor.clock import CompileCounter
+from r1jax.ops import packing
+from r1jax.types import PackedBatch, Params
+
+TINY = models.ModelConfig(
+    vocab_size=24, layers=2, width=16, heads=4, kv_heads=2, head_dim=8, ffn=32
+)
+
+
+def make_tiny(seed: int = 0, **changes) -> tuple[models.Transformer, Params]:
+    """A small decoder in which no parameter sits at a special value such as 0 or 1."""
+    module, params = models.from_scratch(dataclasses.replace(TINY, **changes), seed=seed)
+    rng = np.random.default_rng(seed)
+    return module, jax.tree.map(
+        lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32), params
+    )
+
+
+def random_sequences(
+    rng: np.random.Generator, count: int, *, longest: int, vocabulary: int = TINY.vocab_size
+) -> list[packing.Sequence]:
+    """Prompts with responses of random lengths; a token or two of a response does not count."""
+    sequences = []
+    for number in range(count):
+        response = int(rng.integers(1, longest - 1))
+        prompt = int(rng.integers(1, longest - response + 1))
+        sequences.append(
+            packing.Sequence(
+                tokens=rng.integers(0, vocabulary, prompt + response),
+                mask=rng.random(response) < 0.9,
+                advantages=np.full(response, rng.normal()),
+                logp_behavior=-rng.exponential(1.0, response),
+                prompt_id=number // 2,
+            )
+        )
+    return sequences
+
+
+def random_batch(
+    rng: np.random.Generator, count: int, *, longest: int, row_length: int, rows: int | None = None
+) -> PackedBatch:
+    sequences = random_sequences(rng, count, longest=longest)
+    return packing.pack(sequences, row_length=row_length, rows=rows)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    return np.exp(log_softmax(logits))
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """In float64; a logit of -inf is allowed."""
+    shifted = np.float64(logits) - np.max(logits, axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+@contextlib.contextmanager
+def counted_compiles() -> Iterator[CompileCounter]:
+    counter = CompileCounter()
+    try:
+        yield counter
+    finally:
+        counter.close()
+
+
+def largest_buffer(hlo: str) -> int:
+    """Elements of the largest array that any instruction of a compiled program makes."""
+    shapes = re.findall(r"\b(?:f|bf|s|u|pred)\d*\[([\d,]*)\]", hlo)
+    return max(math.prod(int(size) for size in shape.split(",") if size) for shape in shapes)

@@ -1,0 +1,217 @@
+"""What is drawn, how often, and with which log-probability."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import counted_compiles, log_softmax, softmax
+from scipy import stats
+
+from r1jax.ops import sampling as ops
+from r1jax.ops.sampling import SamplingArrays, SamplingParams
+
+draw = jax.jit(ops.draw)
+sample = jax.jit(ops.sample)
+filter_logits = jax.jit(ops.filter_logits)
+uniforms = jax.jit(ops.uniforms)
+row_keys = jax.jit(ops.row_keys)
+
+EDGE_UNIFORMS = np.array([0.0, 1e-30, 1e-7, 0.5, 1 - 2**-23, 1 - 2**-24], np.float32)
+
+
+def make_arrays(**changes) -> SamplingArrays:
+    return SamplingArrays.of(SamplingParams(**changes))
+
+
+def filter_by_sorting(logits, top_k, top_p):
+    """Which tokens of one row stay: top-k with its ties, then top-p of the renormalised rest."""
+    kept = np.isfinite(logits)
+    if top_k and kept.sum() > top_k:
+        kept &= logits >= np.sort(logits)[-top_k]
+    if top_p < 1:
+        probs = softmax(np.where(kept, logits.astype(np.float64), -np.inf))
+        order = np.argsort(-probs)
+        reached = np.searchsorted(np.cumsum(probs[order]), top_p * (1 - 1e-6))
+        kept &= logits >= logits[order[min(reached, len(order) - 1)]]
+    return kept
+
+
+def assert_drawn_as(probs, tokens):
+    """Chi-square over cells of enough mass; what has no mass was never drawn."""
+    counts = np.bincount(tokens, minlength=len(probs))
+    assert counts[probs == 0].sum() == 0
+    wanted = probs * counts.sum()
+    rare = wanted < 5
+    cells = (
+        np.append(counts[~rare], counts[rare].sum()),
+        np.append(wanted[~rare], wanted[rare].sum()),
+    )
+    enough = cells[1] > 0
+    assert stats.chisquare(cells[0][enough], cells[1][enough]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("vocabulary", [3, 5, 64, 1000])
+def test_draws_follow_the_distribution(vocabulary):
+    """On a stratified grid of uniforms, and on the random ones a rollout uses."""
+    rng = np.random.default_rng(vocabulary)
+    logits = 2 * rng.normal(size=vocabulary).astype(np.float32)
+    logits[rng.random(vocabulary) < 0.4] = -np.inf
+    logits[0] = 0.5
+    count = 20_000
+    rows = np.broadcast_to(logits, (count, vocabulary))
+    grid = ((np.arange(count) + 0.5) / count).astype(np.float32)
+    counts = np.bincount(draw(rows, grid), minlength=vocabulary)
+    assert np.abs(counts - softmax(logits) * count).max() <= 1.01
+    keys = row_keys(0, 0, np.arange(count, dtype=np.uint32), np.zeros(count, np.uint32))
+    assert_drawn_as(softmax(logits), draw(rows, uniforms(keys, np.zeros(count, int))))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"top_k": 40}, {"top_p": 0.7}, {"top_k": 40, "top_p": 0.7}]
+)
+def test_samples_follow_the_processed_distribution(options):
+    rng = np.random.default_rng(1)
+    logits = 1.5 * rng.normal(size=1000).astype(np.float32)
+    temperature, count = 0.8, 20_000
+    processed = logits / np.float32(temperature)
+    kept = filter_by_sorting(processed, options.get("top_k", 0), options.get("top_p", 1.0))
+    probs = softmax(np.where(kept, processed, -np.inf))
+    uniform = rng.random(count, np.float32)
+    rows = np.broadcast_to(logits, (count, 1000))
+    tokens, logp = sample(rows, uniform, make_arrays(temperature=temperature, **options))
+    assert_drawn_as(probs, np.asarray(tokens))
+    np.testing.assert_allclose(logp, np.log(probs[tokens]), atol=1e-5)
+
+
+@pytest.mark.parametrize("vocabulary", [2, 63, 64, 65, 129, 1000])
+def test_impossible_tokens_are_never_drawn(vocabulary):
+    """Also with uniforms at the edges, where rounding of the running sums could land on them."""
+    rng = np.random.default_rng(0)
+    rows = 256
+    logits = 3 * rng.normal(size=(rows, vocabulary)).astype(np.float32)
+    shares = rng.random((rows, 1)) ** 2
+    logits[rng.random(logits.shape) > shares] = -np.inf
+    logits[np.arange(rows), rng.integers(0, vocabulary, rows)] = 0.0
+    for uniform in EDGE_UNIFORMS:
+        tokens = np.asarray(draw(logits, np.full(rows, uniform)))
+        assert tokens.max() < vocabulary
+        assert np.isfinite(logits[np.arange(rows), tokens]).all()
+
+
+def test_rounding_of_running_sums_cannot_reach_an_impossible_token():
+    """A parallel scan over a large vocabulary can rise a little where there is no mass left."""
+    rng = np.random.default_rng(0)
+    rows, vocabulary = 64, 2**16 - 5
+    logits = rng.normal(size=(rows, vocabulary)).astype(np.float32)
+    ends = 1024 * rng.integers(1, vocabulary // 1024, (rows, 1))
+    logits[np.arange(vocabulary)[None] >= ends] = -np.inf
+    for uniform in EDGE_UNIFORMS[-2:]:
+        tokens = np.asarray(draw(logits, np.full(rows, uniform)))
+        assert (tokens < ends[:, 0]).all()
+
+
+@pytest.mark.parametrize("kind", ["random", "ties", "holes", "flat", "one", "outlier"])
+@pytest.mark.parametrize("top_p", [1.0, 0.9, 0.3, 1e-6])
+@pytest.mark.parametrize("top_k", [0, 1, 5, 1000])
+def test_filters_equal_sorting(kind, top_k, top_p):
+    rng = np.random.default_rng(0)
+    logits = 3 * rng.normal(size=(32, 100)).astype(np.float32)
+    if kind == "ties":
+        logits = np.round(logits)
+    elif kind == "holes":
+        logits[rng.random(logits.shape) < 0.7] = -np.inf
+        logits[:, 0] = 1.0
+    elif kind == "flat":
+        logits[:] = 0.7
+    elif kind == "one":
+        logits[:, 1:] = -np.inf
+    elif kind == "outlier":
+        logits[:, :3] = -1e30
+    out = np.asarray(filter_logits(logits, make_arrays(top_k=top_k, top_p=top_p)))
+    wanted = np.array([filter_by_sorting(row, top_k, top_p) for row in logits])
+    np.testing.assert_array_equal(np.isfinite(out), wanted)
+    np.testing.assert_array_equal(out[wanted], logits[wanted])
+
+
+def test_greedy_takes_the_best_token_and_reports_temperature_one():
+    logits = np.random.default_rng(0).normal(size=(16, 50)).astype(np.float32)
+    arrays = make_arrays(temperature=0.0, top_k=3, top_p=0.5)
+    tokens, logp = sample(logits, np.full(16, 0.99, np.float32), arrays)
+    np.testing.assert_array_equal(tokens, logits.argmax(axis=-1))
+    np.testing.assert_allclose(logp, log_softmax(logits).max(axis=-1), atol=1e-6)
+
+
+def test_no_change_of_values_compiles_anything():
+    logits, uniform = np.zeros((2, 9), np.float32), np.zeros(2, np.float32)
+    sample(logits, uniform, make_arrays())
+    values = {
+        "temperature": [0.0, 0.3, 2.0],
+        "top_k": [1, 7],
+        "top_p": [0.2],
+        "stop_ids": [(1,), (2, 3)],
+        "max_tokens": [3],
+    }
+    with counted_compiles() as compiles:
+        for name, value in ((n, v) for n, vs in values.items() for v in vs):
+            sample(logits, uniform, make_arrays(**{name: value}))
+    assert compiles.count == 0
+
+
+def test_a_row_has_one_number_per_place_whatever_the_batch():
+    """Every (seed, step, prompt, sample, place) has its own number, in any company."""
+
+    def numbers(prompts, samples, seed=0, step=0):
+        keys = row_keys(seed, step, np.array(prompts, np.uint32), np.array(samples, np.uint32))
+        return [uniforms(keys, np.full(len(prompts), place)).tolist() for place in range(3)]
+
+    together = np.array(numbers([5, 5, 9, 2**32 - 1], [0, 1, 0, 3]))
+    for row, (prompt, one) in enumerate([(5, 0), (5, 1), (9, 0), (2**32 - 1, 3)]):
+        np.testing.assert_array_equal(np.array(numbers([prompt], [one]))[:, 0], together[:, row])
+    others = [numbers([5, 5, 9], [0, 1, 0], seed=s, step=t) for s, t in ((1, 0), (0, 1), (1, 1))]
+    values = [*together.ravel(), *np.array(others).ravel()]
+    assert len(set(values)) == len(values)
+    assert 0 <= min(values) <= max(values) < 1
+
+
+def test_numbers_are_uniform_and_unrelated_across_rows_and_places():
+    rows = 200
+    prompts, samples = map(np.array, zip(*itertools.product(range(rows), range(2)), strict=True))
+    keys = row_keys(3, 1, prompts.astype(np.uint32), samples.astype(np.uint32))
+    u = np.array([uniforms(keys, np.full(len(prompts), place)) for place in range(20)])
+    assert stats.kstest(u.ravel(), "uniform").pvalue > 1e-3
+    for left, right in ((u[:-1], u[1:]), (u[:, ::2], u[:, 1::2]), (u[:, :-2], u[:, 2:])):
+        assert abs(np.corrcoef(left.ravel(), right.ravel())[0, 1]) < 0.05
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"temperature": -0.1},
+        {"top_k": -1},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"max_tokens": 0},
+        {"stop_ids": tuple(range(ops.MAX_STOP_IDS + 1))},
+    ],
+)
+def test_impossible_values_are_refused_by_name(changes):
+    with pytest.raises(ValueError, match=f"sampling.{next(iter(changes))}"):
+        SamplingParams(**changes)
+
+
+def test_arrays_hold_every_parameter():
+    """A parameter that never reaches the device would silently do nothing."""
+    names = {field.name for field in dataclasses.fields(SamplingParams)}
+    assert names == {field.name for field in dataclasses.fields(SamplingArrays)}
+    arrays = make_arrays(temperature=0.7, top_k=4, top_p=0.9, max_tokens=5, stop_ids=(3, 8))
+    assert jax.tree.map(lambda x: np.asarray(x).tolist(), dataclasses.asdict(arrays)) == {
+        "temperature": pytest.approx(0.7),
+        "top_k": 4,
+        "top_p": pytest.approx(0.9),
+        "max_tokens": 5,
+        "stop_ids": [3, 8, *[-1] * (ops.MAX_STOP_IDS - 2)],
+    }
+    assert arrays.temperature.dtype == jnp.float32
