@@ -43,10 +43,10 @@ def _chunk_logprobs(
     hidden_CD: Array, targets_C: Array, head_DV: Array, temperature: float | Array
 ) -> tuple[Array, Array]:
     logits = compute_logits(hidden_CD, head_DV) / jnp.asarray(temperature, jnp.float32)
-    log_total = jax.nn.logsumexp(logits, axis=-1)
-    chosen = jnp.take_along_axis(logits, targets_C[:, None], axis=-1)[:, 0]
-    mean_logit = jnp.sum(jnp.exp(logits - log_total[:, None]) * logits, axis=-1)
-    return chosen - log_total, log_total - mean_logit
+    logp_CV = logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    chosen = jnp.take_along_axis(logp_CV, targets_C[:, None], axis=-1)[:, 0]
+    # Terms of one sign, so that nothing cancels where one logit towers over the rest.
+    return chosen, -jnp.sum(jnp.exp(logp_CV) * logp_CV, axis=-1)
 
 
 def compute_logits(

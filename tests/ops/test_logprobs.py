@@ -1,0 +1,95 @@
+"""Chunked log-probabilities against dense ones in float64, and what they may hold in memory."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import largest_buffer, log_softmax
+
+from r1jax.ops.logprobs import compute_logits, token_logprobs
+
+ROWS, LENGTH, WIDTH, VOCABULARY = 3, 7, 5, 11
+
+
+def make_inputs(dtype=np.float32):
+    rng = np.random.default_rng(0)
+    hidden = rng.normal(size=(ROWS, LENGTH, WIDTH)).astype(dtype)
+    head = (2 * rng.normal(size=(WIDTH, VOCABULARY))).astype(dtype)
+    targets = rng.integers(0, VOCABULARY, (ROWS, LENGTH))
+    return jnp.asarray(hidden), jnp.asarray(head), jnp.asarray(targets)
+
+
+def dense(hidden, head, targets, temperature=1.0):
+    """(log-probs, entropies, gradient of the sum of each by the logits), in float64."""
+    logits = np.asarray(hidden, np.float64) @ np.asarray(head, np.float64) / temperature
+    logs = log_softmax(logits)
+    probs = np.exp(logs)
+    entropy = -np.sum(probs * logs, axis=-1)
+    chosen = np.take_along_axis(logs, np.asarray(targets)[..., None], axis=-1)[..., 0]
+    logp_by_logits = (np.eye(VOCABULARY)[np.asarray(targets)] - probs) / temperature
+    entropy_by_logits = -probs * (logs + entropy[..., None]) / temperature
+    return chosen, entropy, logp_by_logits, entropy_by_logits
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("chunk", [1, 4, 7, ROWS * LENGTH, 1000])
+def test_values_and_gradients_equal_dense_float64(chunk, temperature):
+    hidden, head, targets = make_inputs()
+    rng = np.random.default_rng(1)
+    by_logp, by_entropy = rng.normal(size=(2, ROWS, LENGTH)).astype(np.float32)
+
+    @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
+    def weighed(hidden, head):
+        logp, entropy = token_logprobs(hidden, head, targets, temperature=temperature, chunk=chunk)
+        return jnp.sum(by_logp * logp + by_entropy * entropy), (logp, entropy)
+
+    (_, (logp, entropy)), (by_hidden, by_head) = jax.jit(weighed)(hidden, head)
+    wanted_logp, wanted_entropy, logp_by, entropy_by = dense(hidden, head, targets, temperature)
+    by_logits = by_logp[..., None] * logp_by + by_entropy[..., None] * entropy_by
+    np.testing.assert_allclose(logp, wanted_logp, atol=5e-6)
+    np.testing.assert_allclose(entropy, wanted_entropy, atol=5e-6)
+    np.testing.assert_allclose(by_hidden, by_logits @ np.asarray(head).T, atol=2e-5)
+    np.testing.assert_allclose(
+        by_head, np.einsum("btd,btv->dv", np.asarray(hidden), by_logits), atol=2e-5
+    )
+
+
+def test_a_traced_temperature_is_the_same():
+    inputs = make_inputs()
+    traced = jax.jit(lambda t: token_logprobs(*inputs, temperature=t))(jnp.float32(0.6))
+    for x, y in zip(traced, token_logprobs(*inputs, temperature=0.6), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-6)
+
+
+def test_logits_of_bfloat16_are_computed_in_float32():
+    hidden, head, targets = make_inputs(jnp.bfloat16)
+    logp, _ = token_logprobs(hidden, head, targets)
+    assert compute_logits(hidden, head).dtype == logp.dtype == jnp.float32
+    np.testing.assert_allclose(logp, dense(hidden, head, targets)[0], atol=5e-6)
+
+
+def test_logits_far_apart_stay_finite():
+    hidden, head, targets = make_inputs()
+    logp, entropy = token_logprobs(1e4 * hidden, head, targets)
+    wanted = dense(1e4 * hidden, head, targets)
+    np.testing.assert_allclose(logp, wanted[0], rtol=1e-5, atol=0.02)
+    np.testing.assert_allclose(entropy, wanted[1], atol=1e-3)
+
+
+def test_no_array_of_tokens_by_vocabulary_is_ever_made():
+    """Forward and backward hold one chunk of logits; dense logits would be 8 times as large."""
+    length, width, vocabulary, chunk = 512, 8, 1000, 64
+    shapes = [((1, length, width), "float32"), ((width, vocabulary), "float32")]
+    hidden, head = (jax.ShapeDtypeStruct(*shape) for shape in shapes)
+    targets = jax.ShapeDtypeStruct((1, length), "int32")
+
+    def total(hidden, head, targets):
+        logp, entropy = token_logprobs(hidden, head, targets, chunk=chunk)
+        return jnp.sum(logp + entropy)
+
+    compiled = jax.jit(jax.grad(total, argnums=(0, 1))).lower(hidden, head, targets).compile()
+    assert largest_buffer(compiled.as_text()) == chunk * vocabulary
+    logits_bytes = 4 * length * vocabulary
+    assert compiled.memory_analysis().temp_size_in_bytes < logits_bytes
