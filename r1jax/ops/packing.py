@@ -8,6 +8,8 @@ import numpy as np
 
 from r1jax.types import PackedBatch
 
+_RESPONSE_FIELDS = ("mask", "advantages", "logp_behavior")
+
 
 @dataclasses.dataclass(frozen=True)
 class Sequence:
@@ -78,8 +80,17 @@ def pack(
     for row, members in enumerate(layout):
         start = 0
         for segment, index in enumerate(members, 1):
+            _require_places(index, items[index])
             start = _lay(batch, row, start, segment, items[index])
     return batch
+
+
+def _require_places(index: int, sequence: Sequence) -> None:
+    places = len(sequence.tokens) - 1
+    for name in _RESPONSE_FIELDS:
+        values = getattr(sequence, name)
+        if values is not None and len(values) > places:
+            raise ValueError(f"sequence {index} has {len(values)} {name} for {places} places")
 
 
 def _lay(batch: PackedBatch, row: int, start: int, segment: int, sequence: Sequence) -> int:
@@ -92,7 +103,7 @@ def _lay(batch: PackedBatch, row: int, start: int, segment: int, sequence: Seque
     batch.prompt_ids[row, start:end] = sequence.prompt_id
     if sequence.mask is None:
         batch.mask[row, start:end] = True
-    for name in ("mask", "advantages", "logp_behavior"):
+    for name in _RESPONSE_FIELDS:
         values = getattr(sequence, name)
         if values is not None and len(values):
             getattr(batch, name)[row, end - len(values) : end] = values

@@ -1,0 +1,136 @@
+"""Packing loses nothing, invents nothing, and needs no more rows than promised."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from r1jax.ops.packing import Sequence, best_fit, pack, split_micro
+
+FIELDS = ("tokens", "targets", "mask", "advantages", "logp_behavior", "prompt_ids")
+
+
+@st.composite
+def sequence_lists(draw):
+    """Sequences whose tokens are all different, so that each can be found again."""
+    sizes = draw(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 9)), max_size=12))
+    sequences, fresh = [], 1
+    for number, (prompt, response) in enumerate(sizes):
+        mask = draw(st.none() | st.lists(st.booleans(), min_size=response, max_size=response))
+        sequences.append(
+            Sequence(
+                tokens=np.arange(fresh, fresh + prompt + response),
+                mask=None if mask is None else np.array(mask, bool),
+                advantages=np.arange(response) + 0.5,
+                logp_behavior=-np.arange(response) - 0.25,
+                prompt_id=number // 2,
+            )
+        )
+        fresh += prompt + response
+    return sequences
+
+
+def as_laid(sequence: Sequence) -> dict[str, np.ndarray]:
+    """What the packed batch must say of one sequence: n - 1 places, the response at their end."""
+    places = len(sequence.tokens) - 1
+
+    def at_the_end(values, kind):
+        out = np.zeros(places, kind)
+        out[places - len(values) :] = values
+        return out
+
+    mask = sequence.mask
+    return {
+        "tokens": sequence.tokens[:-1],
+        "targets": sequence.tokens[1:],
+        "mask": np.ones(places, bool) if mask is None else at_the_end(mask, bool),
+        "advantages": at_the_end(sequence.advantages, np.float32),
+        "logp_behavior": at_the_end(sequence.logp_behavior, np.float32),
+        "prompt_ids": np.full(places, sequence.prompt_id),
+    }
+
+
+@settings(deadline=None)
+@given(sequence_lists(), st.integers(14, 40), st.integers(0, 3))
+def test_every_sequence_is_there_once_and_whole(sequences, row_length, extra_rows):
+    rows = len(best_fit([len(s.tokens) - 1 for s in sequences], row_length)) + extra_rows
+    batch = pack(sequences, row_length=row_length, rows=rows)
+    assert batch.tokens.shape == (rows, row_length)
+    found = {}
+    for row in range(rows):
+        ids = batch.segment_ids[row]
+        for segment in range(1, ids.max(initial=0) + 1):
+            places = np.flatnonzero(ids == segment)
+            assert (np.diff(places) == 1).all()
+            np.testing.assert_array_equal(batch.positions[row, places], np.arange(len(places)))
+            found[batch.tokens[row, places[0]]] = {
+                name: getattr(batch, name)[row, places] for name in FIELDS
+            }
+    wanted = {s.tokens[0]: as_laid(s) for s in sequences if len(s.tokens) > 1}
+    assert found.keys() == wanted.keys()
+    for first, fields in wanted.items():
+        for name, values in fields.items():
+            np.testing.assert_array_equal(found[first][name], values)
+    padding = batch.segment_ids == 0
+    for field in dataclasses.fields(batch):
+        assert not getattr(batch, field.name)[padding].any()
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 50), max_size=60), st.integers(50, 300))
+def test_best_fit_needs_no_more_rows_than_promised(lengths, row_length):
+    """ceil(n / floor(row_length / longest)) rows: the shape that every update is compiled for."""
+    layout = best_fit(lengths, row_length)
+    assert sorted(i for row in layout for i in row) == list(range(len(lengths)))
+    assert all(sum(lengths[i] for i in row) <= row_length for row in layout)
+    longest = max(lengths, default=0)
+    per_row = row_length // max(longest, 1)
+    assert len(layout) <= math.ceil(len(lengths) / per_row)
+
+
+def test_best_fit_takes_the_fullest_row_with_room():
+    assert best_fit([6, 5, 4, 2, 1], row_length=8) == [[0, 3], [1, 4], [2]]
+    assert best_fit([1, 3, 5, 7], row_length=8) == [[3, 0], [2, 1]]
+
+
+def test_bare_documents_count_every_prediction():
+    batch = pack([[5, 6, 7], np.array([8, 9])], row_length=3)
+    assert batch.tokens.tolist() == [[5, 6, 8]]
+    assert batch.targets.tolist() == [[6, 7, 9]]
+    assert batch.segment_ids.tolist() == [[1, 1, 2]]
+    assert batch.mask.all()
+
+
+def test_too_long_a_sequence_is_refused():
+    with pytest.raises(ValueError, match="sequence 1 needs 4 places, a row has 3"):
+        pack([[1, 2], [1, 2, 3, 4, 5]], row_length=3)
+
+
+def test_too_few_rows_are_refused():
+    with pytest.raises(ValueError, match="need 2 rows of 3, 1 allowed"):
+        pack([[1, 2, 3], [1, 2, 3]], row_length=3, rows=1)
+
+
+@pytest.mark.parametrize("name", ["mask", "advantages", "logp_behavior"])
+def test_values_for_more_places_than_there_are_are_refused(name):
+    """They would run into the sequence before."""
+    with pytest.raises(ValueError, match=f"sequence 1 has 3 {name} for 2 places"):
+        pack([[1, 2, 3], Sequence(np.arange(3), **{name: np.ones(3)})], row_length=8)
+
+
+def test_micro_batches_are_rows_in_order_and_padding_is_last():
+    batch = pack([[1] * 5] * 3, row_length=4, rows=8)
+    split, used = split_micro(batch, 2)
+    assert used == 2
+    for field in dataclasses.fields(batch):
+        whole, cut = (getattr(b, field.name) for b in (batch, split))
+        assert cut.shape == (4, 2, 4)
+        np.testing.assert_array_equal(cut.reshape(whole.shape), whole)
+
+
+def test_rows_that_do_not_split_are_refused():
+    with pytest.raises(ValueError, match="3 rows do not split into micro-batches of 2"):
+        split_micro(pack([], row_length=4, rows=3), 2)
