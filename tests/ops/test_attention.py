@@ -1,0 +1,133 @@
+"""Attention against loops in float64, and the wall between the segments of a row."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import softmax
+
+from r1jax.ops import attention
+
+attend = jax.jit(attention.attend, static_argnames=("window", "scale", "backend"))
+attend_cache = jax.jit(attention.attend_cache, static_argnames=("window", "scale"))
+
+HEAD_DIM = 8
+SEGMENTS = np.array([[1] * 5 + [2] * 1 + [3] * 6, [1] * 9 + [0] * 3])
+
+
+def make_qkv(seed=0, *, heads=4, kv_heads=2, dtype=np.float32):
+    rng = np.random.default_rng(seed)
+    shape = SEGMENTS.shape
+    sizes = (heads, kv_heads, kv_heads)
+    return [rng.normal(size=(*shape, n, HEAD_DIM)).astype(dtype) for n in sizes]
+
+
+def attend_by_loops(q, k, v, segment_ids, window=None):
+    """One query at a time, in float64."""
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    out = np.zeros_like(q)
+    group = q.shape[2] // k.shape[2]
+    for row, t, head in np.ndindex(q.shape[:3]):
+        seen = [
+            s
+            for s in range(t + 1)
+            if segment_ids[row, s] == segment_ids[row, t] and (window is None or t - s < window)
+        ]
+        weights = softmax(k[row, seen, head // group] @ q[row, t, head] / np.sqrt(HEAD_DIM))
+        out[row, t, head] = weights @ v[row, seen, head // group]
+    return out
+
+
+@pytest.mark.parametrize("window", [None, 1, 3])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 2), (8, 1)])
+def test_equals_loops_in_float64(heads, kv_heads, window):
+    q, k, v = make_qkv(heads=heads, kv_heads=kv_heads)
+    out = attend(q, k, v, segment_ids_BT=SEGMENTS, window=window)
+    np.testing.assert_allclose(out, attend_by_loops(q, k, v, SEGMENTS, window), atol=1e-6)
+
+
+def test_scale_replaces_the_default():
+    q, k, v = make_qkv()
+    wanted = attend(2 * q, k, v, segment_ids_BT=SEGMENTS, scale=HEAD_DIM**-0.5)
+    np.testing.assert_allclose(
+        attend(q, k, v, segment_ids_BT=SEGMENTS, scale=2 * HEAD_DIM**-0.5), wanted, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_a_packed_segment_is_attended_as_if_alone(window):
+    q, k, v = make_qkv()
+    packed = attend(q, k, v, segment_ids_BT=SEGMENTS, window=window)
+    for row, segment in ((0, 1), (0, 2), (0, 3), (1, 1)):
+        places = SEGMENTS[row] == segment
+        alone = attend(
+            *(x[row : row + 1, places] for x in (q, k, v)),
+            segment_ids_BT=np.ones((1, places.sum()), int),
+            window=window,
+        )
+        np.testing.assert_allclose(packed[row, places], alone[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("changed", [1, 2, 3])
+def test_a_segment_has_no_influence_on_the_others(changed):
+    """Not a bit of the values or gradients of the others moves, whatever the segment holds."""
+    qkv = make_qkv()
+    places = np.flatnonzero(SEGMENTS[0] == changed)
+    others = np.flatnonzero(SEGMENTS[0] != changed)
+    other_qkv = [x.copy() for x in qkv]
+    for x in other_qkv:
+        x[0, places] = 1e3
+
+    def outputs_of_others(q, k, v):
+        out = attend(q, k, v, segment_ids_BT=SEGMENTS)
+        return jnp.sum(jnp.sin(out[0, others])), out[0, others]
+
+    gradient = jax.grad(outputs_of_others, argnums=(0, 1, 2), has_aux=True)
+    grads, out = gradient(*qkv)
+    other_grads, other_out = gradient(*other_qkv)
+    np.testing.assert_array_equal(out, other_out)
+    for grad, other_grad in zip(grads, other_grads, strict=True):
+        np.testing.assert_array_equal(grad[0, others], other_grad[0, others])
+        np.testing.assert_array_equal(grad[0, places], 0)
+
+
+def test_padding_is_finite_and_so_are_its_gradients():
+    q, k, v = make_qkv()
+    padding = np.zeros_like(SEGMENTS)
+
+    def total(q, k, v):
+        return jnp.sum(attend(q, k, v, segment_ids_BT=padding))
+
+    grads = jax.grad(total, argnums=(0, 1, 2))(q, k, v)
+    assert all(np.isfinite(x).all() for x in (total(q, k, v), *grads))
+
+
+def test_bfloat16_inputs_give_bfloat16_near_the_reference():
+    q, k, v = make_qkv(dtype=jnp.bfloat16)
+    out = attend(q, k, v, segment_ids_BT=SEGMENTS)
+    assert out.dtype == jnp.bfloat16
+    wanted = attend_by_loops(q, k, v, SEGMENTS)
+    np.testing.assert_allclose(out.astype(np.float32), wanted, atol=0.03)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 2), (8, 1)])
+def test_a_cache_gives_the_last_row_of_attend(heads, kv_heads, window):
+    """Rows are filled to different lengths; what lies in the free slots is never read."""
+    q, k, v = make_qkv(heads=heads, kv_heads=kv_heads)
+    lengths = np.array([7, 12])
+    free = np.arange(k.shape[1])[None] >= lengths[:, None]
+    last = np.arange(2), lengths - 1
+    whole = attend(q, k, v, segment_ids_BT=np.ones_like(SEGMENTS), window=window)
+    cached = attend_cache(
+        q[last],
+        *(np.where(free[..., None, None], 1e4, x).astype(x.dtype).swapaxes(1, 2) for x in (k, v)),
+        lengths_R=lengths,
+        window=window,
+    )
+    np.testing.assert_allclose(cached, np.asarray(whole)[last], atol=1e-6)
+
+
+def test_an_unknown_backend_is_refused():
+    with pytest.raises(ValueError, match="backend 'flash' is unknown"):
+        attend(*make_qkv(), segment_ids_BT=SEGMENTS, backend="flash")
