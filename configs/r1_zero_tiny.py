@@ -19,6 +19,10 @@ def get_config():
     config.pretrain = {"steps": 900}
     config.rl = {"steps": 60, "prompts_per_step": 32, "samples_per_prompt": 16}
     config.rl.updates_per_step = 2
+    # GRPO as printed: the mean over each response first, k3 KL to the base in the loss, with
+    # R1-Zero's 0.001 (arXiv 2501.12948); its clip range is not printed, 0.2 is the usual one.
+    config.objective = {"aggregation": "sequence_mean", "clip_low": 0.2, "clip_high": 0.2}
+    config.objective.update(kl="k3", kl_coef=0.001)
     config.sampling = {"max_tokens": 16}
     config.optim = {"lr": 3e-4}
     config.batch = {"tokens_per_device": 1024}

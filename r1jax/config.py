@@ -12,6 +12,7 @@ import importlib.util
 import json
 import math
 import pathlib
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -160,12 +161,16 @@ def read_config_file(source: str) -> dict[str, Any]:
     if spec is None or spec.loader is None:
         raise UserError(f"--config={path_text}: not a Python file; name a .py with get_config()")
     module = importlib.util.module_from_spec(spec)
+    folder = str(path.parent.absolute())
+    sys.path.insert(0, folder)  # a config file may build on its neighbours
     try:
         spec.loader.exec_module(module)
         config = module.get_config(argument) if argument else module.get_config()
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else "no message"
         raise UserError(f"--config={source}: {type(error).__name__}: {reason}") from error
+    finally:
+        sys.path.remove(folder)
     if hasattr(config, "to_dict"):
         config = config.to_dict()
     if not isinstance(config, dict):
@@ -209,8 +214,15 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _set(tree: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
+    default: Any = Config()
     for parent in parents:
-        tree = tree.setdefault(parent, {})
+        default = getattr(default, parent)
+        # Setting one weight keeps the other weights of the default.
+        tree = tree.setdefault(parent, dict(default) if isinstance(default, Mapping) else {})
+        if not isinstance(tree, dict):
+            raise UserError(
+                f"config.{key}: the config file gives {parent!r} a value, not a section"
+            )
     tree[last] = value
 
 
@@ -305,80 +317,100 @@ def _check(key: str, value: Any, hint: Any) -> Any:
     return value
 
 
+Problem = tuple[bool, str]  # (is it one, what it says)
+
+
 def validate(config: Config) -> None:
     """Impossible values and combinations that no single type can rule out."""
-    c = config
-    sampled = c.rl.prompts_per_step * c.rl.samples_per_prompt
-
-    def one_of(key: str, value: str, known: Mapping[str, Any]) -> tuple[bool, str]:
-        return value not in known, f"{key}={value!r}: must be one of {', '.join(known)}"
-
-    def at_least(key: str, value: float, lowest: float) -> tuple[bool, str]:
-        return value < lowest, f"{key}={value}: must be {lowest} or more"
-
-    def inside(key: str, value: float) -> tuple[bool, str]:
-        return not 0 <= value <= 1, f"{key}={value}: must lie between 0 and 1"
-
-    unknown_parts = [name for name in c.reward_weights if name not in PARTS]
     problems = [
-        one_of("data.task", c.data.task, TASKS),
-        one_of("data.template", c.data.template, TEMPLATES),
-        (c.data.size < 0, f"data.size={c.data.size}: must be 0 (default) or more"),
-        (
-            bool(unknown_parts),
-            f"reward_weights: unknown part {', '.join(unknown_parts)}; known: {', '.join(PARTS)}",
-        ),
-        (not c.reward_weights, "reward_weights is empty: give at least one part a weight"),
-        at_least("data.max_prompt_tokens", c.data.max_prompt_tokens, 1),
-        at_least("rl.steps", c.rl.steps, 0),
-        at_least("rl.prompts_per_step", c.rl.prompts_per_step, 1),
-        (
-            c.rl.samples_per_prompt < 2,
-            f"rl.samples_per_prompt={c.rl.samples_per_prompt}: must be 2 or more, "
-            "an advantage compares the samples of a prompt",
-        ),
-        (
-            c.rl.updates_per_step < 1 or sampled % max(c.rl.updates_per_step, 1) != 0,
-            f"rl.updates_per_step={c.rl.updates_per_step}: must divide the {sampled} samples of a "
-            "step (prompts_per_step x samples_per_prompt)",
-        ),
-        at_least("pretrain.steps", c.pretrain.steps, 0),
-        at_least("pretrain.documents_per_step", c.pretrain.documents_per_step, 1),
-        inside("pretrain.reasoning_share", c.pretrain.reasoning_share),
-        at_least("batch.tokens_per_device", c.batch.tokens_per_device, 1),
-        at_least("batch.row_length", c.batch.row_length, 0),
-        at_least("eval.prompts", c.eval.prompts, 1),
-        at_least("eval.samples", c.eval.samples, 1),
-        (
-            not 1 <= c.eval.k <= c.eval.samples,
-            f"eval.k={c.eval.k}: must lie between 1 and eval.samples={c.eval.samples}",
-        ),
-        at_least("checkpoint.every", c.checkpoint.every, 1),
-        at_least("checkpoint.keep", c.checkpoint.keep, 1),
-        at_least("logging.every", c.logging.every, 1),
-        at_least("logging.completions_every", c.logging.completions_every, 1),
-        (
-            c.objective.kl_coef != 0 and c.objective.kl == "none",
-            f"objective.kl_coef={c.objective.kl_coef}: needs objective.kl (k3 in the papers)",
-        ),
-        (
-            c.sampling.temperature == 0,
-            "sampling.temperature=0: greedy samples of a prompt are all the same, "
-            "nothing can be learned from them; use 1.0",
-        ),
-        *_optim_problems("optim", c.optim),
-        *_optim_problems("pretrain.optim", c.pretrain.optim),
+        *_data_problems(config),
+        *_rl_problems(config),
+        *_run_problems(config),
+        *_optim_problems("optim", config.optim),
+        *_optim_problems("pretrain.optim", config.pretrain.optim),
     ]
     for wrong, message in problems:
         if wrong:
             raise UserError(f"config.{message}")
 
 
-def _optim_problems(section: str, optim: OptimConfig) -> list[tuple[bool, str]]:
+def _data_problems(config: Config) -> list[Problem]:
+    data, pretrain, weights = config.data, config.pretrain, config.reward_weights
+    unknown = ", ".join(name for name in weights if name not in PARTS)
+    return [
+        _not_one_of("data.task", data.task, TASKS),
+        _not_one_of("data.template", data.template, TEMPLATES),
+        _below("data.size", data.size, 0),
+        _below("data.max_prompt_tokens", data.max_prompt_tokens, 1),
+        _below("pretrain.steps", pretrain.steps, 0),
+        _below("pretrain.documents_per_step", pretrain.documents_per_step, 1),
+        (
+            not 0 <= pretrain.reasoning_share <= 1,
+            f"pretrain.reasoning_share={pretrain.reasoning_share}: must lie between 0 and 1",
+        ),
+        (bool(unknown), f"reward_weights: unknown part {unknown}; known: {', '.join(PARTS)}"),
+        (not weights, "reward_weights is empty: give at least one part a weight"),
+    ]
+
+
+def _rl_problems(config: Config) -> list[Problem]:
+    rl, objective = config.rl, config.objective
+    sampled = rl.prompts_per_step * rl.samples_per_prompt
+    return [
+        _below("rl.steps", rl.steps, 0),
+        _below("rl.prompts_per_step", rl.prompts_per_step, 1),
+        (
+            rl.samples_per_prompt < 2,
+            f"rl.samples_per_prompt={rl.samples_per_prompt}: must be 2 or more, an advantage "
+            "compares the samples of a prompt",
+        ),
+        (
+            rl.updates_per_step < 1 or sampled % max(rl.updates_per_step, 1) != 0,
+            f"rl.updates_per_step={rl.updates_per_step}: must divide the {sampled} samples of a "
+            "step (prompts_per_step x samples_per_prompt)",
+        ),
+        (
+            objective.kl_coef != 0 and objective.kl == "none",
+            f"objective.kl_coef={objective.kl_coef}: needs objective.kl (k3 in the papers)",
+        ),
+        (
+            config.sampling.temperature == 0,
+            "sampling.temperature=0: greedy samples of a prompt are all the same, nothing can be "
+            "learned from them; use 1.0",
+        ),
+    ]
+
+
+def _run_problems(config: Config) -> list[Problem]:
+    return [
+        _below("batch.tokens_per_device", config.batch.tokens_per_device, 1),
+        _below("batch.row_length", config.batch.row_length, 0),
+        _below("eval.prompts", config.eval.prompts, 1),
+        _below("eval.samples", config.eval.samples, 1),
+        (
+            not 1 <= config.eval.k <= config.eval.samples,
+            f"eval.k={config.eval.k}: must lie between 1 and eval.samples={config.eval.samples}",
+        ),
+        _below("checkpoint.every", config.checkpoint.every, 1),
+        _below("checkpoint.keep", config.checkpoint.keep, 1),
+        _below("logging.every", config.logging.every, 1),
+        _below("logging.completions_every", config.logging.completions_every, 1),
+    ]
+
+
+def _optim_problems(section: str, optim: OptimConfig) -> list[Problem]:
     return [
         (optim.lr <= 0, f"{section}.lr={optim.lr}: must be above 0"),
         (optim.clip_norm <= 0, f"{section}.clip_norm={optim.clip_norm}: must be above 0"),
-        (optim.warmup_steps < 0, f"{section}.warmup_steps={optim.warmup_steps}: must be 0 or more"),
+        _below(f"{section}.warmup_steps", optim.warmup_steps, 0),
         (not 0 <= optim.b1 < 1, f"{section}.b1={optim.b1}: must lie in [0, 1)"),
         (not 0 <= optim.b2 < 1, f"{section}.b2={optim.b2}: must lie in [0, 1)"),
     ]
+
+
+def _not_one_of(key: str, value: str, known: Mapping[str, Any]) -> Problem:
+    return value not in known, f"{key}={value!r}: must be one of {', '.join(known)}"
+
+
+def _below(key: str, value: int, lowest: int) -> Problem:
+    return value < lowest, f"{key}={value}: must be {lowest} or more"

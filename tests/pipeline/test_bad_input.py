@@ -1,0 +1,151 @@
+"""What a person can get wrong, or a machine can run out of, ends in one line and loses nothing."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+
+def one_line(done) -> str:
+    """The error as the person sees it."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("r1jax train: ")
+    return lines[0]
+
+
+def test_a_workdir_of_another_config_is_refused_with_the_keys(runs, whole_run):
+    before = (whole_run / "config.json").read_text()
+    message = one_line(runs.run(whole_run, "--config.optim.lr=0.5", "--config.seed=9"))
+    assert "optim.lr (0.001 there, 0.5 now)" in message
+    assert "seed (0 there, 9 now)" in message
+    assert "--overwrite" in message
+    assert (whole_run / "config.json").read_text() == before
+
+
+def test_what_changes_nothing_learned_may_differ(runs, whole_run):
+    flags = [
+        "--config.logging.every=5",
+        "--config.checkpoint.keep=3",
+        "--config.batch.tokens_per_device=64",
+    ]
+    assert runs.run(whole_run, *flags).returncode == 0
+    assert runs.run(whole_run).returncode == 0  # and back again
+
+
+def test_overwrite_starts_anew_and_leaves_other_files(runs, whole_run, tmp_path):
+    workdir = tmp_path / "old"
+    shutil.copytree(whole_run, workdir)
+    (workdir / "notes.txt").write_text("mine")
+    done = runs.run(workdir, "--overwrite", "--config.seed=1", "--config.rl.steps=1")
+    assert done.returncode == 0, done.stderr
+    assert (workdir / "notes.txt").read_text() == "mine"
+    assert json.loads((workdir / "config.json").read_text())["seed"] == 1
+    assert json.loads((workdir / "summary.json").read_text())["seed"] == 1
+
+
+def test_a_longer_run_goes_on_from_a_shorter_one(runs, whole_run, tmp_path):
+    workdir = tmp_path / "short"
+    assert runs.run(workdir, "--config.rl.steps=8").returncode == 0
+    done = runs.run(workdir)
+    assert done.returncode == 0, done.stderr
+    assert "goes on at step 8" in done.stdout
+    ends = [
+        json.loads((w / "checkpoints/rl/12/run/metadata").read_text()) for w in (workdir, whole_run)
+    ]
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("workdir", ["/dev/null/run", "/proc/r1jax_run"])
+def test_an_unwritable_workdir_is_named(runs, workdir):
+    assert f"--workdir={workdir}: cannot be written" in one_line(runs.run(workdir))
+
+
+def test_a_corrupt_saved_config_is_named(runs, tmp_path):
+    (tmp_path / "config.json").write_text("{half")
+    assert "config.json: cannot be read" in one_line(runs.run(tmp_path))
+
+
+@pytest.mark.parametrize("phase", ["pretrain", "rl"])
+def test_a_loss_that_is_not_finite_stops_the_run_with_the_batch(runs, tmp_path, phase):
+    key = {"pretrain": "pretrain.optim.lr", "rl": "optim.lr"}[phase]
+    message = one_line(runs.run(tmp_path, f"--config.{key}=1e38"))
+    assert f"{phase} step" in message
+    assert "not finite" in message
+    (saved,) = tmp_path.glob(f"nonfinite_{phase}_*.npz")
+    assert str(saved) in message
+    batch = np.load(saved)
+    assert batch["mask"].any()
+    assert batch["tokens"].shape == batch["mask"].shape
+    # Only steps whose numbers were finite have checkpoints.
+    step = int(saved.stem.rpartition("_")[2])
+    assert all(int(p.name) <= step for p in (tmp_path / "checkpoints" / phase).iterdir())
+
+
+def test_every_checkpoint_damaged_says_what_to_do(runs, whole_run, tmp_path):
+    workdir = tmp_path / "hopeless"
+    shutil.copytree(whole_run, workdir)
+    for step in (workdir / "checkpoints/rl").iterdir():
+        (step / "run" / "metadata").unlink()
+    done = runs.run(workdir)
+    assert done.returncode == 2
+    assert "every checkpoint is damaged" in done.stderr
+    assert "--overwrite" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def small_disk(command: list[str], folder: str, kilobytes: int) -> list[str]:
+    """The command with a file system of that size at `folder`, in a mount namespace of its own."""
+    script = f"mount -t tmpfs -o size={kilobytes}k tmpfs {folder} && exec {' '.join(command)}"
+    return ["unshare", "--map-root-user", "--mount", "sh", "-c", script]
+
+
+def can_mount(folder: str) -> bool:
+    probe = small_disk(["true"], folder, 16)
+    return bool(shutil.which("unshare")) and (
+        subprocess.run(probe, capture_output=True, check=False).returncode == 0
+    )
+
+
+@pytest.mark.parametrize("kilobytes", [24, 160, 320])
+def test_a_full_disk_is_one_line_and_keeps_what_was_good(runs, tmp_path, kilobytes):
+    if not can_mount(str(tmp_path)):
+        pytest.skip("this machine lets nobody mount a small file system")
+    command = runs.command(tmp_path / "run")
+    done = runs.finish(small_disk(command, str(tmp_path), kilobytes))
+    message = one_line(done)
+    assert "space" in message, message
+
+
+CLI = {
+    ("train",): "--config is missing",
+    ("train", "--confg=x.py"): "did you mean: config",
+    ("train", "--config=nowhere.py"): "no such file",
+    ("train", "extra"): "unexpected argument 'extra'",
+    ("trian",): "did you mean train",
+    ("report",): "give one folder",
+    ("report", "nowhere"): "nowhere",
+    ("evaluate", "nowhere"): "no run here",
+    ("sample", "nowhere"): "no run here",
+    ("sample",): "give one folder",
+}
+
+
+@pytest.mark.parametrize("arguments", CLI, ids=" ".join)
+def test_command_line_mistakes(runs, arguments):
+    done = runs.finish([sys.executable, "-m", "r1jax", *arguments])
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert CLI[arguments].lower() in done.stderr.lower()
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["report"], ["sample"], ["evaluate"]])
+def test_help_helps(runs, command):
+    done = runs.finish([sys.executable, "-m", "r1jax", *command, "--help"])
+    assert done.returncode == 0
+    assert "usage: r1jax" in done.stdout
+    assert all(len(line) <= 100 for line in done.stdout.splitlines())

@@ -1,0 +1,102 @@
+"""A run that was killed, stopped or damaged ends as the one that nothing disturbed."""
+
+import json
+import random
+import shutil
+import signal
+import time
+
+import pytest
+from runs import assert_same_run
+
+TOTAL_RECORDS = 5 + 12 + 2  # pretrain (every 4 of 20), rl, the two evaluations
+
+
+def wait_for_records(process, workdir, count: int) -> None:
+    """Until that many lines are logged, or the process has ended."""
+    path = workdir / "metrics.jsonl"
+    deadline = time.monotonic() + 240
+    while process.poll() is None and time.monotonic() < deadline:
+        if path.exists() and path.read_text().count("\n") >= count:
+            return
+        time.sleep(0.002)
+
+
+def kill_and_resume(runs, workdir, kills: list[int], seed: int) -> None:
+    rng = random.Random(seed)
+    for count in kills:
+        process = runs.start(workdir)
+        wait_for_records(process, workdir, count)
+        time.sleep(rng.random() * 0.05)  # anywhere in a step, or in a save
+        process.kill()
+        process.communicate()
+    done = runs.run(workdir)
+    assert done.returncode == 0, done.stderr
+
+
+def test_killed_anywhere_and_run_again_is_the_same_run(runs, whole_run, tmp_path):
+    kill_and_resume(runs, tmp_path / "killed", [3, 9, 14], seed=0)
+    assert_same_run(tmp_path / "killed", whole_run)
+
+
+@pytest.mark.slow
+def test_killed_twenty_times(runs, whole_run, tmp_path):
+    rng = random.Random(1)
+    kills = sorted(rng.randrange(0, TOTAL_RECORDS) for _ in range(20))
+    kill_and_resume(runs, tmp_path / "killed", kills, seed=1)
+    assert_same_run(tmp_path / "killed", whole_run)
+
+
+@pytest.mark.parametrize(
+    ("signum", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)], ids=["ctrl-c", "sigterm"]
+)
+@pytest.mark.parametrize("records", [2, 9], ids=["in pretraining", "in rl"])
+def test_stopped_politely_saves_and_goes_on(runs, whole_run, tmp_path, signum, exit_code, records):
+    workdir = tmp_path / "stopped"
+    process = runs.start(workdir)
+    wait_for_records(process, workdir, records)
+    process.send_signal(signum)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == exit_code, err
+    assert "the same command goes on from there" in out
+    assert "Traceback" not in err
+    logged = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    phase, last = logged[-1]["phase"], logged[-1]["step"]
+    assert phase in ("pretrain", "rl")
+    assert (workdir / "checkpoints" / phase / str(last + 1)).is_dir()
+    assert runs.run(workdir).returncode == 0
+    if phase == "rl":  # a stop in pre-training logs one line more, at the step it came
+        assert_same_run(workdir, whole_run)
+
+
+def test_a_damaged_checkpoint_is_passed_over(runs, whole_run, tmp_path):
+    workdir = tmp_path / "damaged"
+    shutil.copytree(whole_run, workdir)
+    summary = json.loads((workdir / "summary.json").read_text())
+    (workdir / "summary.json").write_text(json.dumps({**summary, "after": None}))
+    state = workdir / "checkpoints/rl/12/state"
+    largest = max(state.rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 1
+    largest.write_bytes(bytes(data))
+    done = runs.run(workdir)
+    assert done.returncode == 0, done.stderr
+    assert "checkpoint 12 is damaged" in done.stdout
+    assert "goes on at step 8" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert (workdir / "damaged" / "rl-12").is_dir()
+    kept = (workdir / "metrics.jsonl").read_text().splitlines()
+    after = [line for line in kept if "evaluate_after" in line]
+    assert len(set(after)) == 1
+    (workdir / "metrics.jsonl").write_text(
+        "\n".join([*(k for k in kept if k not in after), after[0]]) + "\n"
+    )
+    assert_same_run(workdir, whole_run)
+
+
+def test_a_finished_run_is_not_run_again(runs, whole_run):
+    before = (whole_run / "metrics.jsonl").read_text()
+    done = runs.run(whole_run)
+    assert done.returncode == 0
+    assert "accuracy, greedy" in done.stdout
+    assert (whole_run / "metrics.jsonl").read_text() == before

@@ -1,0 +1,81 @@
+"""A run small enough to be killed many times, in processes of its own; and what makes two equal."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Sequence
+
+MICRO = """
+def get_config():
+    return {
+        "name": "micro",
+        "model": {"layers": 1, "width": 16, "heads": 2, "kv_heads": 1, "head_dim": 8, "ffn": 32},
+        "data": {"size": 3, "max_prompt_tokens": 4},
+        "pretrain": {"steps": 20, "documents_per_step": 16, "reasoning_share": 0.5},
+        "rl": {"steps": 12, "prompts_per_step": 4, "samples_per_prompt": 4, "updates_per_step": 2},
+        "objective": {"kl": "k3", "kl_coef": 0.01},
+        "sampling": {"max_tokens": 10},
+        "optim": {"lr": 1e-3},
+        "mesh": {"data": 1},
+        "eval": {"prompts": 8, "samples": 4, "k": 2},
+        "checkpoint": {"every": 4},
+        "logging": {"completions_every": 3},
+    }
+"""
+
+
+class Runs:
+    """Starts `r1jax` on the micro config; the processes share a compilation cache."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+        self.config = folder / "micro.py"
+        self.config.write_text(MICRO)
+        self.env = {
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+
+    def command(self, workdir: pathlib.Path, *flags: str) -> list[str]:
+        train = [sys.executable, "-m", "r1jax", "train", f"--config={self.config}"]
+        return [*train, f"--workdir={workdir}", *flags]
+
+    def start(self, workdir: pathlib.Path, *flags: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            self.command(workdir, *flags),
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, workdir: pathlib.Path, *flags: str) -> subprocess.CompletedProcess:
+        return self.finish(self.command(workdir, *flags))
+
+    def finish(self, command: Sequence[str]) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            command, env=self.env, capture_output=True, text=True, check=False, timeout=300
+        )
+
+
+def records(workdir: pathlib.Path) -> list[dict]:
+    """What was logged, without what a clock or a compiler says."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    volatile = ("time/", "step_time", "tokens_per_second", "compiles")
+    return [{k: v for k, v in line.items() if not k.startswith(volatile)} for line in lines]
+
+
+def assert_same_run(left: pathlib.Path, right: pathlib.Path) -> None:
+    """Bit for bit: parameters, optimizer and bookkeeping of the end, logs, samples, evaluations."""
+    assert records(left) == records(right)
+    for name in ("completions.jsonl",):
+        assert (left / name).read_text() == (right / name).read_text()
+    ends = [json.loads((w / "summary.json").read_text()) for w in (left, right)]
+    for when in ("before", "after"):
+        assert ends[0][when] == ends[1][when]
+    books = [json.loads((w / "checkpoints/rl/12/run/metadata").read_text()) for w in (left, right)]
+    assert books[0] == books[1]  # the fingerprint of every array is part of it

@@ -1,0 +1,141 @@
+"""A config says what it means: overrides, types, and errors of one line that help."""
+
+import dataclasses
+import pathlib
+
+import pytest
+
+from r1jax import config as config_lib
+from r1jax.config import Config, from_config_dict
+from r1jax.errors import UserError
+
+CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_config_loads(path):
+    config = config_lib.load(str(path))
+    assert config.name == path.stem
+    # What is written to the workdir is the config, whole.
+    assert from_config_dict(config_lib.to_dict(config)) == config
+
+
+def test_dapo_tiny_differs_in_the_objective_only():
+    zero, dapo = (
+        config_lib.flatten(config_lib.to_dict(config_lib.load(str(path))))
+        for path in CONFIGS
+        if path.stem in ("r1_zero_tiny", "dapo_tiny")
+    )
+    differing = {key for key in zero if zero[key] != dapo[key]}
+    assert differing == {
+        "name",
+        "objective.clip_high",
+        "objective.aggregation",
+        "objective.kl",
+        "objective.kl_coef",
+    }
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    def write(body: str) -> str:
+        path = tmp_path / "a_config.py"
+        path.write_text(body)
+        return str(path)
+
+    return write
+
+
+def test_overrides_win_over_the_file_and_the_file_over_defaults(config_file):
+    source = config_file("def get_config():\n    return {'rl': {'steps': 7}, 'seed': 3}\n")
+    config = config_lib.load(source, {"seed": "4", "optim.lr": "1e-3", "objective.kl": "k3"})
+    assert (config.rl.steps, config.seed, config.optim.lr) == (7, 4, 1e-3)
+    assert config.objective.kl == "k3"
+    assert config.rl.prompts_per_step == Config().rl.prompts_per_step
+
+
+def test_a_file_takes_an_argument(config_file):
+    source = config_file("def get_config(size='1'):\n    return {'data': {'size': int(size)}}\n")
+    assert config_lib.load(source).data.size == 1
+    assert config_lib.load(source + ":6").data.size == 6
+
+
+def test_overriding_one_reward_weight_keeps_the_others(config_file):
+    source = config_file("def get_config():\n    return {}\n")
+    config = config_lib.load(source, {"reward_weights.format": "0.5"})
+    assert config.reward_weights == {"accuracy": 1.0, "format": 0.5}
+
+
+@pytest.mark.parametrize("text", ["true", "True"])
+def test_booleans_read_as_people_write_them(config_file, text):
+    source = config_file("def get_config():\n    return {}\n")
+    assert config_lib.load(source, {"logging.tensorboard": text}).logging.tensorboard is True
+
+
+WRONG = {
+    "optim.lrr": ("1", ["unknown key 'lrr'", "did you mean 'lr'"]),
+    "optimizer.lr": ("1", ["unknown key 'optimizer'"]),
+    "optim.lr": ("fast", ["'fast'", "float"]),
+    "optim.lr.x": ("1", ["below a value"]),
+    "rl.steps": ("1.5", ["1.5", "int"]),
+    "rl": ("3", ["section"]),
+    "rl.samples_per_prompt": ("1", ["2 or more"]),
+    "rl.updates_per_step": ("7", ["must divide the 512 samples"]),
+    "objective.ratio": ("word", ["token, sequence"]),
+    "objective.kl_coef": ("0.1", ["kl"]),
+    "data.task": ("riddles", ["running_sum"]),
+    "data.template": ("chatty", ["r1_zero"]),
+    "model.kv_heads": ("3", ["must divide", "heads=4"]),
+    "model.dtype": ("int8", ["bfloat16"]),
+    "sampling.top_p": ("0", ["(0, 1]"]),
+    "sampling.temperature": ("0", ["greedy", "1.0"]),
+    "sampling.max_tokens": ("0", ["1 or more"]),
+    "reward": ("luck", ["rules", "random"]),
+    "reward_weights.charm": ("1.0", ["charm", "accuracy"]),
+    "eval.k": ("99", ["eval.samples"]),
+    "optim.lr ": ("1", ["unknown key"]),
+    "optim.b1": ("1.0", ["[0, 1)"]),
+    "optim.schedule": ("steps", ["constant", "cosine"]),
+    "seed": ("nan", ["int"]),
+    "optim.eps": ("1e999", ["finite"]),
+}
+
+
+@pytest.mark.parametrize("key", WRONG)
+def test_a_wrong_setting_is_one_line_with_key_value_and_remedy(config_file, key):
+    value, wanted = WRONG[key]
+    with pytest.raises(UserError) as caught:
+        config_lib.load(config_file("def get_config():\n    return {}\n"), {key: value})
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith("config." + key.split(".")[0])
+    assert all(text in message for text in wanted), message
+
+
+BROKEN_FILES = {
+    "def get_config(:\n": "SyntaxError",
+    "x = 1\n": "get_config",
+    "def get_config():\n    return 3\n": "ConfigDict",
+    "def get_config():\n    raise KeyError('rl')\n": "KeyError",
+    "import no_such_module_here\n": "no_such_module_here",
+    "def get_config():\n    return {'rl': {'stepz': 1}}\n": "stepz",
+    "def get_config():\n    return {'model': {'kv_heads': '4'}}\n": "kv_heads='4'",
+    "def get_config():\n    return {'reward_weights': {}}\n": "empty",
+}
+
+
+@pytest.mark.parametrize("body", BROKEN_FILES)
+def test_a_broken_file_is_one_line(config_file, body):
+    with pytest.raises(UserError, match=BROKEN_FILES[body]) as caught:
+        config_lib.load(config_file(body))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.py: no such file"):
+        config_lib.load(str(tmp_path / "nowhere.py"))
+
+
+def test_configs_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().seed = 1
