@@ -6,7 +6,7 @@
 `sandbox_info()` says which walls this machine offers; a run should record it.
 """
 
-from r1jax.rewards.code.build_tests import BuiltTests, build_tests
+from r1jax.rewards.code.building import BuiltTests, build_tests
 from r1jax.rewards.code.extract import last_block
 from r1jax.rewards.code.levels import SandboxInfo, sandbox_info
 from r1jax.rewards.code.remote import Piston, SandboxFusion

@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from r1jax.rewards.code import levels
 from r1jax.rewards.code.sandbox import (
@@ -39,6 +39,7 @@ _BUSY = 1.5  # runnable processes per core from which a time-out may be the host
 _STARVED = (0.02, 0.7)  # … if the program got between these shares of its time as CPU
 
 
+@runtime_checkable
 class Backend(Protocol):
     """Where cases run: a local sandbox, or a remote service."""
 
@@ -58,7 +59,7 @@ def run_tests(
     program: str,
     tests: dict[str, Any],
     *,
-    time_s: float = 4.0,
+    time_s: float | int = 4.0,
     memory_mb: int = 512,
     output_kb: int = 1024,
     fsize_mb: int = 16,

@@ -1,0 +1,211 @@
+"""The development programs, at every sandbox level of this machine, and what is left behind."""
+
+import contextlib
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from r1jax.rewards import code
+from r1jax.rewards.code import interpreter, levels
+
+ROOT = pathlib.Path(__file__).parents[2]
+CASES = [
+    json.loads(line)
+    for line in (pathlib.Path(__file__).parent / "data/code_dev.jsonl").read_text().splitlines()
+]
+LEVELS = [level for level in (3, 2, 1) if levels.failure_of(level) is None]
+
+# Runs cases from stdin in a process of its own, because some programs signal their parent or group.
+RUNNER = """
+import json, sys
+from r1jax.rewards import code
+level, cases = json.loads(sys.stdin.read())
+for case in cases:
+    verdict = code.run_tests(
+        case["program"], case["tests"], **case["limits"], env=case.get("env"), level=level
+    )
+    print(verdict.status, flush=True)
+"""
+
+
+def run_elsewhere(cases, level, *, python=sys.executable, user=None):
+    done = subprocess.run(
+        [python, "-c", RUNNER],
+        input=json.dumps([level, cases]),
+        stdout=subprocess.PIPE,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        cwd="/",
+        text=True,
+        start_new_session=True,
+        user=user,
+        group=user,
+        extra_groups=None if user is None else [],
+        check=True,
+    )
+    return done.stdout.split()
+
+
+@contextlib.contextmanager
+def listening(port):
+    if port is None:
+        yield
+        return
+    with socket.create_server(("127.0.0.1", port)):
+        yield
+
+
+def left_behind():
+    """What a run could leave: children, files, names in the socket table."""
+    children = pathlib.Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text()
+    files = {
+        path
+        for directory in ("/tmp", "/dev/shm", "/var/tmp")
+        for path in os.listdir(directory)
+        if path.startswith("r1jax-")
+    }
+    sockets = pathlib.Path("/proc/net/unix").read_text().count("@r1jax-")
+    return children, files, sockets
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
+def test_dev_case(case, level, monkeypatch):
+    for name, value in case.get("env", {}).items():
+        monkeypatch.setenv(name, value)
+    before = left_behind()
+    with listening(case.get("listen")):
+        if "hazard" in case:
+            (status,) = run_elsewhere([case], level)
+        else:
+            verdict = code.run_tests(
+                case["program"],
+                case["tests"],
+                **case["limits"],
+                env=case.get("env"),
+                level=level,
+            )
+            status = verdict.status
+            assert case.get("forbidden_output", "\0") not in repr(verdict)
+    assert status in case["accept"], case["why"]
+    assert not any(os.path.exists(path) for path in case.get("must_not_exist", []))
+    assert left_behind() == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="the other tests run as an ordinary user already")
+@pytest.mark.parametrize("level", LEVELS)
+def test_dev_cases_as_an_ordinary_user(level):
+    python = interpreter.find()
+    assert python is not None
+    cases = [case for case in CASES if "env" not in case and "listen" not in case]
+    statuses = run_elsewhere(cases, level, python=python.path, user=65533)
+    wrong = {
+        case["id"]: status
+        for case, status in zip(cases, statuses, strict=True)
+        if status not in case["accept"]
+    }
+    assert not wrong
+
+
+def test_level_is_described():
+    info = code.sandbox_info()
+    assert info.level == max(LEVELS, default=0)
+    assert info.walls
+    assert os.path.exists(info.interpreter)
+    assert set(info.refused) == {3, 2, 1} - {n for n in (3, 2, 1) if n <= info.level}
+
+
+def test_no_sandbox_is_refused_unless_unsafe_is_allowed():
+    tests = {"type": "stdin", "cases": [{"input": "", "output": "1"}]}
+    refused = code.run_tests("print(1)", tests, level=0)
+    assert refused.status == "infra"
+    assert "allow_unsafe" in refused.reason
+    assert code.run_tests("print(1)", tests, level=0, allow_unsafe=True).status == "pass"
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        {},
+        {"type": "stdin"},
+        {"type": "stdin", "cases": []},
+        {"type": "riddle", "cases": []},
+        {"type": "function", "cases": [{"args": [1], "expected": 1}]},
+        {"type": "assert", "code": "assert f(1 == 2"},
+        {"type": "assert", "code": "f(1)"},
+    ],
+)
+def test_broken_tests_mask_the_sample(tests):
+    assert code.run_tests("print(1)", tests).status == "infra"
+
+
+def test_batch_keeps_the_order_and_gives_every_result():
+    jobs = [
+        code.Job(f"print({n} + int(input()))", make_tests("1\n", str(n + 1 + (n == 5))))
+        for n in range(12)
+    ]
+    verdicts = code.run_batch(jobs)
+    assert [v.status for v in verdicts] == ["pass"] * 5 + ["fail"] + ["pass"] * 6
+
+
+def test_batch_survives_programs_that_attack_the_sandbox():
+    attack = "import os, signal\nos.mkdir('d'); os.chmod('d', 0)\nos.kill(os.getppid(), 9)\n"
+    jobs = [code.Job(attack + "print(1)", make_tests("", "1")), code.Job("print(1)", make_tests())]
+    before = left_behind()
+    verdicts = code.run_batch(jobs * 3, workers=1)
+    assert {v.status for v in verdicts[1::2]} == {"pass"}
+    assert left_behind() == before
+
+
+def test_early_stop_and_all_cases():
+    tests = {
+        "type": "stdin",
+        "cases": [{"input": str(n), "output": str(2 * n)} for n in (2, 0, 1, 2)],
+    }
+    program = "n = int(input())\nprint(n * n)"
+    early = code.run_tests(program, tests)
+    assert (early.status, early.cases, early.total) == ("fail", (True, True, False), 4)
+    complete = code.run_tests(program, tests, stop_early=False)
+    assert complete.cases == (True, True, False, True)
+    assert complete.passed == 3
+    assert complete.reason == "case 3: line 1 differs"
+
+
+def test_cpp():
+    program = "#include <iostream>\nint main() { long n; std::cin >> n; std::cout << 2 * n; }"
+    assert code.run_tests(program, make_tests("21", "42"), language="cpp").status == "pass"
+    assert code.run_tests(program, make_tests("21", "43"), language="cpp").status == "fail"
+    broken = code.run_tests("int main() {", make_tests(), language="cpp")
+    assert (broken.status, broken.reason) == ("error", "case 1: does not compile")
+    secret = '#include "/etc/passwd"\nint main() {}'
+    assert code.run_tests(secret, make_tests(), language="cpp").status == "error"
+
+
+def make_tests(given="", output="1"):
+    return {"type": "stdin", "cases": [{"input": given, "output": output}]}
+
+
+def test_threads_share_nothing():
+    results = {}
+
+    def work(n):
+        tests = make_tests(str(n), str(2 * n))
+        results[n] = code.run_tests("print(2 * int(input()))", tests).status
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == dict.fromkeys(range(8), "pass")
+
+
+def test_importing_the_rewards_does_not_import_jax():
+    script = "import sys, r1jax.rewards.code; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
