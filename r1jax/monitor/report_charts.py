@@ -1,0 +1,279 @@
+"""Which metrics go into which chart of the report, and in what words."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from r1jax.monitor.charts import Axis, Chart, Series, line_chart, stacked_bars
+from r1jax.monitor.report_data import Run, Table
+from r1jax.monitor.report_style import STYLES
+from r1jax.monitor.report_verdict import phase_name
+
+FEWEST_SAMPLES = 5  # of one kind in a step, for their accuracy to be drawn
+OTHERS = 48  # charts of metrics that no section asked for
+SHARE = Axis("share", 0.0, 1.0)
+
+
+BARE = Axis()
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A metric, or all that a `*` stands for, and its words in the legend."""
+
+    metric: str
+    label: str = ""  # none: what the `*` stands for
+    right: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    title: str
+    lines: tuple[Line, ...]
+    left: Axis = BARE
+    right: Axis | None = None
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    title: str
+    charts: tuple[Chart, ...]  # the same for a wide and a narrow page, or just one
+    x_label: str
+    note: str = ""
+    boxes: bool = False  # the legend's keys: areas, not lines
+
+
+HERO_SIZES = ((1080.0, 400.0), (380.0, 300.0))  # wide page, narrow page
+HERO_TITLE = "Accuracy and response length"
+HERO = (
+    Line("accuracy", "accuracy"),
+    Line("completions/mean_length", "response length, tokens", right=True),
+)
+
+LEARNING = (
+    Plan(
+        "Accuracy with and without reasoning",
+        (
+            Line("accuracy_with_reasoning", "with"),
+            Line("accuracy_without_reasoning", "without"),
+            Line("reasoning_share", "share that reasons"),
+        ),
+        SHARE,
+        note=f"Left out where a step has fewer than {FEWEST_SAMPLES} samples of a kind.",
+    ),
+    Plan(
+        "Reward and its parts",
+        (Line("reward", "reward"), Line("rewards/*/mean")),
+        Axis("mean of a step's samples"),
+    ),
+    Plan(
+        "At least one right of k",
+        (Line("accuracy", "pass@1"), Line("pass@*", "pass@{}")),
+        SHARE,
+        note="On the training prompts, from the samples of each step.",
+    ),
+    Plan(
+        "Length of right and wrong responses",
+        (
+            Line("completions/mean_length", "all"),
+            Line("completions/mean_length_wrong", "wrong"),
+            Line("completions/mean_length_correct", "right"),
+        ),
+        Axis("tokens"),
+    ),
+    Plan(
+        "Groups with nothing to learn from",
+        (
+            Line("frac_reward_zero_std", "share of groups with equal rewards"),
+            Line("reward_std", "reward's spread in a group", right=True),
+        ),
+        Axis("share of groups", 0.0, 1.0),
+        Axis("std", 0.0),
+    ),
+    Plan(
+        "Entropy and confidence",
+        (
+            Line("entropy", "entropy"),
+            Line("mean_probability", "mean probability of sampled tokens", right=True),
+        ),
+        Axis("entropy, nats", 0.0),
+        Axis("probability", None, 1.0),
+    ),
+)
+
+HEALTH = (
+    Plan(
+        "Loss and gradient norm",
+        (Line("loss", "loss"), Line("grad_norm", "gradient norm", right=True)),
+        Axis("loss"),
+        Axis("gradient norm", 0.0),
+    ),
+    Plan(
+        "Clipped tokens",
+        (
+            Line("clip_ratio/high_mean", "above"),
+            Line("clip_ratio/low_mean", "below"),
+            Line("clip_ratio/region_mean", "either"),
+        ),
+        Axis("share of tokens", 0.0),
+        note="Tokens whose ratio to the old policy left the clip range.",
+    ),
+    Plan(
+        "Sampler against trainer",
+        (
+            Line("sampling/sampling_logp_difference/mean", "mean"),
+            Line("sampling/sampling_logp_difference/max", "largest"),
+        ),
+        Axis("log-prob gap, nats", log=True),
+        note="The same tokens' log-probs when sampled and when trained on.",
+    ),
+    Plan(
+        "Distance from other policies",
+        (Line("approx_kl", "from the old policy"), Line("kl", "from the reference")),
+        Axis("KL, nats a token"),
+    ),
+    Plan(
+        "Responses cut off or left out",
+        (
+            Line("completions/clipped_ratio", "cut off at the longest length"),
+            Line("reward/masked", "left out: no valid reward"),
+        ),
+        SHARE,
+    ),
+)
+
+SPEED = Plan("Speed", (Line("tokens_per_second", "sampled tokens"),), Axis("tokens a second", 0.0))
+
+# Said in another chart, or of the run's bookkeeping only.
+COVERED = ("policy_loss", "sampling/logp_difference", "step_time", "num_tokens", "tokens")
+
+
+def step_label(phase: str) -> str:
+    return f"{phase_name(phase)} step"
+
+
+def hero_figure(run: Run, *, end_values: bool = True) -> Figure | None:
+    """Accuracy and length on one plot, drawn for wide and for narrow pages."""
+    plan = Plan(
+        HERO_TITLE,
+        HERO,
+        Axis("accuracy", 0.0, 1.0),
+        Axis("response length, tokens", 0.0),
+    )
+    series = make_series(run.table, plan, run.samples_per_step)
+    if not series:
+        return None
+    charts = tuple(
+        line_chart(
+            run.table.steps.astype(float),
+            series,
+            left=plan.left,
+            right=plan.right if any(line.right for line in series) else None,
+            x_label=step_label(run.main),
+            size=size,
+            most=360,
+            end_values=end_values,
+        )
+        for size in HERO_SIZES
+    )
+    return Figure(HERO_TITLE, charts, step_label(run.main))
+
+
+def make_figure(run: Run, plan: Plan, phase: str) -> Figure | None:
+    """None where the phase has none of the metrics."""
+    table = run.phases[phase]
+    series = make_series(table, plan, run.samples_per_step if phase == run.main else None)
+    if not series:
+        return None
+    right = plan.right if any(line.right for line in series) else None
+    if right is not None and all(line.right for line in series):
+        series = [dataclasses.replace(line, right=False) for line in series]
+        left, right = right, None
+    else:
+        left = plan.left
+    x = table.steps.astype(float)
+    chart = line_chart(x, series, left=left, right=right, x_label=step_label(phase))
+    return Figure(plan.title, (chart,), step_label(phase), plan.note)
+
+
+def make_series(table: Table, plan: Plan, samples: int | None) -> list[Series]:
+    """The plan's lines that have values, each in a colour of its own."""
+    series = []
+    for line in plan.lines:
+        for metric, label in matches(line, table.columns):
+            column = table.get(metric)
+            if column is not None and len(series) < STYLES:
+                column = reliable(table, metric, column, samples)
+                series.append(Series(label, column, len(series), line.right))
+    return series
+
+
+def matches(line: Line, columns: Mapping[str, np.ndarray]) -> list[tuple[str, str]]:
+    """(metric, label) of a line; several where its name has a `*`."""
+    if "*" not in line.metric:
+        return [(line.metric, line.label)]
+    head, tail = line.metric.split("*")
+    found = []
+    for name in columns:
+        middle = name[len(head) : len(name) - len(tail)]
+        if middle and name == head + middle + tail:
+            found.append((name, line.label.format(middle) if line.label else middle))
+    return found
+
+
+def reliable(table: Table, metric: str, column: np.ndarray, samples: int | None) -> np.ndarray:
+    """An accuracy by kind is noise where a step has a handful of samples of that kind."""
+    share = table.get("reasoning_share")
+    if share is None or samples is None or not metric.startswith("accuracy_with"):
+        return column
+    count = samples * (share if metric == "accuracy_with_reasoning" else 1 - share)
+    return np.where(count >= FEWEST_SAMPLES - 0.5, column, np.nan)
+
+
+def phase_times(run: Run) -> Figure | None:
+    """Seconds of each part of a step, stacked."""
+    names = [name for name in run.table.columns if name.startswith("time/")]
+    totals = {name: float(np.nansum(run.table.columns[name])) for name in names}
+    kept = sorted((name for name in names if totals[name] > 0), key=lambda name: -totals[name])
+    if not kept:
+        return None
+    columns = [(name.removeprefix("time/"), run.table.columns[name]) for name in kept]
+    if len(columns) > STYLES:
+        rest = np.sum([np.nan_to_num(column) for _, column in columns[STYLES - 1 :]], axis=0)
+        columns = [*columns[: STYLES - 1], ("other", rest)]
+    series = [Series(label, column, i) for i, (label, column) in enumerate(columns)]
+    chart = stacked_bars(
+        run.table.steps.astype(float),
+        series,
+        left=Axis("seconds a step"),
+        x_label=step_label(run.main),
+    )
+    note = (
+        "As the host sees it: the device's work counts where the host waits for it, so an update "
+        "may show under what comes next. The first step compiles."
+    )
+    return Figure("Time of a step", (chart,), step_label(run.main), note, boxes=True)
+
+
+def used_metrics(plans: Sequence[Plan], table: Table) -> set[str]:
+    return {
+        metric
+        for plan in plans
+        for line in plan.lines
+        for metric, _ in matches(line, table.columns)
+    }
+
+
+def other_plans(table: Table, used: set[str]) -> list[Plan]:
+    """A small chart for each varying metric that is shown nowhere else."""
+    plans = []
+    for name in sorted(table.columns):
+        column = table.get(name)
+        if name in used or name in COVERED or name.startswith("time/") or column is None:
+            continue
+        known = column[np.isfinite(column)]
+        if len(known) > 1 and np.ptp(known) > 0:
+            plans.append(Plan(name, (Line(name, name),)))
+    return plans

@@ -1,0 +1,270 @@
+"""A run's files as arrays. What is missing or damaged becomes a line of text, not an error."""
+
+import dataclasses
+import json
+import math
+import pathlib
+from array import array
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from r1jax.errors import UserError
+
+TEXT_LIMIT = 1500  # characters kept of a prompt or completion
+SAMPLED_STEPS = 8  # logged steps of completions kept from either end of a run
+SAMPLES_PER_STEP = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The records of one phase: rising steps, and a column per metric (NaN = not known)."""
+
+    steps: np.ndarray
+    columns: Mapping[str, np.ndarray]
+
+    def get(self, name: str) -> np.ndarray | None:
+        """A column that has at least one value."""
+        column = self.columns.get(name)
+        return column if column is not None and np.isfinite(column).any() else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One completion as logged."""
+
+    step: int
+    prompt: str
+    completion: str
+    reward: float | None
+    correct: bool | None
+    length: int | None
+    parts: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    name: str
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    phases: Mapping[str, Table]
+    early: tuple[Sample, ...]
+    late: tuple[Sample, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def main(self) -> str:
+        """The phase this run is about: RL, or else the one with the most records."""
+        if "rl" in self.phases:
+            return "rl"
+        return max(self.phases, key=lambda name: len(self.phases[name].steps))
+
+    @property
+    def table(self) -> Table:
+        return self.phases[self.main]
+
+    def setting(self, path: str) -> Any:
+        """A value of the config by its dotted name; None where it is unknown."""
+        value: Any = self.config
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+    def evaluation(self, when: str) -> dict[str, float]:
+        """Numbers measured `before` or `after`, from the summary or else the metrics."""
+        numbers = self.summary.get(when)
+        if isinstance(numbers, dict):
+            return {key: float(value) for key, value in numbers.items() if is_number(value)}
+        table = self.phases.get(f"evaluate_{when}")
+        if table is None:
+            return {}
+        return {
+            name: float(column[-1])
+            for name, column in table.columns.items()
+            if np.isfinite(column[-1])
+        }
+
+    @property
+    def control(self) -> bool:
+        return self.setting("reward") == "random"
+
+    @property
+    def samples_per_step(self) -> int | None:
+        counts = [self.setting(f"rl.{key}") for key in ("prompts_per_step", "samples_per_prompt")]
+        return counts[0] * counts[1] if all(map(is_step, counts)) else None
+
+    @property
+    def steps_left(self) -> int:
+        """RL or other main-phase steps that the config asks for and the metrics do not hold."""
+        planned = self.setting(f"{self.main}.steps")
+        done = int(self.table.steps[-1]) + 1
+        return max(planned - done, 0) if is_step(planned) else 0
+
+
+def read_run(workdir: pathlib.Path) -> Run:
+    """Everything the report shows; a `UserError` where there is nothing to show."""
+    path = workdir / "metrics.jsonl"
+    if not workdir.is_dir():
+        raise UserError(f"{workdir}: no such folder; name the workdir of a run")
+    if not path.is_file():
+        raise UserError(f"{workdir}: holds no metrics.jsonl; name the workdir of a run")
+    problems: list[str] = []
+    phases = read_metrics(path, problems)
+    if not phases:
+        raise UserError(f"{path}: no metrics in it yet; try again when the run has logged a step")
+    config = read_object(workdir / "config.json", problems)
+    summary = read_object(workdir / "summary.json", problems)
+    early, late = read_samples(workdir / "completions.jsonl", problems)
+    name = config.get("name") or workdir.resolve().name
+    return Run(str(name), config, summary, phases, early, late, tuple(problems))
+
+
+def read_metrics(path: pathlib.Path, problems: list[str]) -> dict[str, Table]:
+    """A table per phase; of a step logged twice the later record counts."""
+    steps: dict[str, list[int]] = {}
+    columns: dict[str, dict[str, array]] = {}
+    for record in json_lines(path, problems):
+        phase, step = record.pop("phase", None), record.pop("step", None)
+        if not isinstance(phase, str) or not is_step(step):
+            continue
+        rows = steps.setdefault(phase, [])
+        known = columns.setdefault(phase, {})
+        for name, value in record.items():
+            if value is not None and not is_number(value):
+                continue
+            column = known.setdefault(name, array("d"))
+            column.extend([math.nan] * (len(rows) - len(column)))
+            column.append(math.nan if value is None else float(value))
+        rows.append(step)
+    return {phase: make_table(rows, columns[phase]) for phase, rows in steps.items()}
+
+
+def make_table(rows: list[int], columns: Mapping[str, array]) -> Table:
+    steps = np.array(rows)
+    # Stable: among equal steps the one logged last comes last, and that is the one kept.
+    order = np.argsort(steps, kind="stable")
+    order = order[np.append(np.diff(steps[order]) != 0, True)]
+    full = {}
+    for name, column in columns.items():
+        padded = np.full(len(rows), math.nan)
+        padded[: len(column)] = column
+        full[name] = np.where(np.isfinite(padded), padded, math.nan)[order]
+    return Table(steps[order], full)
+
+
+def read_samples(
+    path: pathlib.Path, problems: list[str]
+) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """Completions of the first and the last quarter of the logged steps."""
+    if not path.is_file():
+        problems.append("there is no completions.jsonl")
+        return (), ()
+    first: dict[int, list[Sample]] = {}
+    last: deque[tuple[int, list[Sample]]] = deque(maxlen=SAMPLED_STEPS)
+    for record in json_lines(path, problems):
+        sample = make_sample(record)
+        if sample is None:
+            continue
+        if not last or last[-1][0] != sample.step:
+            last.append((sample.step, []))
+            if len(first) < SAMPLED_STEPS:
+                first.setdefault(sample.step, last[-1][1])
+        if len(last[-1][1]) < SAMPLES_PER_STEP:
+            last[-1][1].append(sample)
+    if not last:
+        return (), ()
+    begin, end = min(first), max(step for step, _ in last)
+    quarter = (end - begin) / 4
+    early = [s for step, kept in first.items() if step <= begin + quarter for s in kept]
+    late = [s for step, kept in reversed(last) if step >= end - quarter > begin for s in kept]
+    return tuple(early), tuple(late)
+
+
+def make_sample(record: Mapping[str, Any]) -> Sample | None:
+    """None where the record lacks what a reader needs."""
+    step, completion = record.get("step"), record.get("completion")
+    if not is_step(step) or not isinstance(completion, str):
+        return None
+    reward, correct, length = (record.get(key) for key in ("reward", "correct", "length"))
+    parts = record.get("parts")
+    return Sample(
+        step=step,
+        prompt=shorten(str(record.get("prompt", ""))),
+        completion=shorten(completion),
+        reward=float(reward) if is_number(reward) else None,
+        correct=correct if isinstance(correct, bool) else None,
+        length=int(length) if is_number(length) else None,
+        parts={
+            str(name): float(value)
+            for name, value in (parts.items() if isinstance(parts, dict) else ())
+            if is_number(value)
+        },
+    )
+
+
+def json_lines(path: pathlib.Path, problems: list[str]) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON-lines file. A run that was killed leaves its last line cut off."""
+    damaged = 0
+    with path.open(errors="replace") as file:
+        for line in file:
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
+                damaged += bool(line.strip())
+                continue
+            if isinstance(record, dict):
+                yield record
+            else:
+                damaged += 1
+    if damaged:
+        lines = "1 line" if damaged == 1 else f"{damaged} lines"
+        problems.append(f"{lines} of {path.name} could not be read and were left out")
+
+
+def read_object(path: pathlib.Path, problems: list[str]) -> dict[str, Any]:
+    if not path.is_file():
+        problems.append(f"there is no {path.name}")
+        return {}
+    try:
+        value = json.loads(path.read_text(errors="replace"))
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        problems.append(f"{path.name} could not be read")
+        return {}
+    return value
+
+
+def is_step(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
+
+
+def is_number(value: Any) -> bool:
+    """A finite number that fits a float; JSON has true, NaN and endless digits too."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:
+        return False
+
+
+def shorten(text: str, limit: int = TEXT_LIMIT) -> str:
+    """Head and tail, where the reasoning begins and the answer stands."""
+    if len(text) <= limit:
+        return text
+    head, tail = text[: limit * 2 // 3], text[-limit // 3 :]
+    return f"{head}\n[… {len(text) - limit:,} characters left out …]\n{tail}"
+
+
+def count_equal(samples: list[Sample]) -> list[tuple[Sample, int]]:
+    """Samples without repeats, most frequent first, and how often each came."""
+    counts: Counter[tuple[str, float | None]] = Counter()
+    firsts: dict[tuple[str, float | None], Sample] = {}
+    for sample in samples:
+        key = (sample.completion, sample.reward)
+        counts[key] += 1
+        firsts.setdefault(key, sample)
+    return [(firsts[key], count) for key, count in counts.most_common()]
