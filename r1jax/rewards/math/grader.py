@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from r1jax.rewards.math import words
 from r1jax.rewards.math.answers import Answer, integer_value, parse
@@ -52,26 +52,38 @@ def verify(response: str, gold: str, *, timeout_s: float = 2.0) -> Verdict:
     """
     start = time.perf_counter()
     try:
-        correct, reason, parsed = _verify(response, gold, timeout_s)
+        found = extract_answer(response)
+        verdict = quick_verdict(found, gold) or grade(found, gold, timeout_s=timeout_s)
     except Exception as error:  # noqa: BLE001 - a fault of the grader masks the sample and never ends a run
+        verdict = Verdict(None, f"grader: {type(error).__name__}: {error}")
+    return replace(verdict, seconds=time.perf_counter() - start)
+
+
+def quick_verdict(found: Extraction, gold: str) -> Verdict | None:
+    """Decide what needs no parser: nothing to compare, plain integers, or the very same text."""
+    reference = gold_text(gold).strip()
+    given = found.text.strip()
+    if not reference:
+        return Verdict(None, "gold: empty")
+    if not given:
+        return Verdict(False, "answer: none found")
+    numbers = integer_value(reference), integer_value(given)
+    if numbers[0] is not None and numbers[1] is not None:
+        return Verdict(numbers[0] == numbers[1], "integer", given[:MAX_SHOWN])
+    return None
+
+
+def grade(found: Extraction, gold: str, *, timeout_s: float = 2.0) -> Verdict:
+    """The verdict on an extracted answer."""
+    start = time.perf_counter()
+    try:
+        wanted = parse(gold_text(gold))
+        given = choose_reading(found, wanted)
+        correct, reason = judge(wanted, given, Budget(seconds=timeout_s))
+        parsed = given.text[:MAX_SHOWN]
+    except Exception as error:  # noqa: BLE001 - as in `verify`
         correct, reason, parsed = None, f"grader: {type(error).__name__}: {error}", None
     return Verdict(correct, reason, parsed, time.perf_counter() - start)
-
-
-def _verify(response: str, gold: str, timeout_s: float) -> tuple[bool | None, str, str | None]:
-    found = extract_answer(response)
-    reference = gold_text(gold)
-    if not reference.strip():
-        return None, "gold: empty", None
-    if not found.text.strip():
-        return False, "answer: none found", None
-    numbers = integer_value(reference), integer_value(found.text)
-    if numbers[0] is not None and numbers[1] is not None:
-        return numbers[0] == numbers[1], "integer", str(numbers[1])
-    wanted = parse(reference)
-    given = choose_reading(found, wanted)
-    correct, reason = judge(wanted, given, Budget(seconds=timeout_s))
-    return correct, reason, given.text[:MAX_SHOWN]
 
 
 def gold_text(gold: str) -> str:

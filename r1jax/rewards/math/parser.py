@@ -171,7 +171,7 @@ class Parser:
 
     def infix(self, left: Node, bp: int) -> Node:
         token = self.peek()
-        if isinstance(left, Text):
+        if isinstance(left, Text) and bp == RELATION + 1:
             if token.text == ":":
                 self.take()
             return Chain((self.label(left), self.expr(RELATION)), ("=",))
