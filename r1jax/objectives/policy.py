@@ -78,7 +78,9 @@ class PolicyObjective:
         if self.kl == "none" and not _is_zero(self.kl_coef):
             raise ValueError("kl_coef needs an estimator: set kl to k1, k2, k3 or k3_unbiased")
         if self.correction != "none" and self.correction_low is self.correction_high is None:
-            raise ValueError(f"correction={self.correction!r} needs correction_low or _high")
+            raise ValueError(
+                f"correction={self.correction!r} needs correction_low or correction_high"
+            )
         if self.dual_clip is not None and self.dual_clip <= 1:
             raise ValueError(f"dual_clip={self.dual_clip}: the bound on the ratio must exceed 1")
 
