@@ -15,7 +15,7 @@ def load(source: str, name: str) -> dict:
     sys.modules["__main__"] = sys.modules[name] = module
     if name != "__main__":
         module.__dict__.update(prelude.names_for(source))
-    exec(compile(source, "main.py", "exec"), module.__dict__)
+    exec(_compiled(source, "main.py", "exec"), module.__dict__)
     return module.__dict__
 
 
@@ -27,18 +27,22 @@ def answer(request: dict, namespace: dict) -> bytes:
 
 def _run_step(step: dict, namespace: dict) -> str | None:
     if "execute" in step:
-        exec(compile(step["execute"], "test.py", "exec"), namespace)
+        exec(_compiled(step["execute"], "test.py", "exec"), namespace)
         return None
     if "truth" in step:
-        value: object = bool(eval(compile(step["truth"], "test.py", "eval"), namespace))
+        value: object = bool(eval(_compiled(step["truth"], "test.py", "eval"), namespace))
     elif "value" in step:
-        value = eval(compile(step["value"], "test.py", "eval"), namespace)
+        value = eval(_compiled(step["value"], "test.py", "eval"), namespace)
     else:
         value = _find(step["function"], namespace)(*step["arguments"])
     try:
         return values.encode(value)
     except values.NotPlain as error:
         return values.refusal(str(error))
+
+
+def _compiled(source: str, name: str, mode: str) -> types.CodeType:
+    return compile(source, name, mode, dont_inherit=True)  # not our own __future__ import
 
 
 def _find(name: str, namespace: dict) -> types.FunctionType:

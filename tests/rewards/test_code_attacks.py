@@ -1,0 +1,114 @@
+"""Programs that cheat, break things or are merely unusual; one batch for each level."""
+
+import functools
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import time
+
+import pytest
+
+from r1jax.rewards import code
+from r1jax.rewards.code import levels
+
+ATTACKS = [
+    json.loads(line)
+    for line in (pathlib.Path(__file__).parent / "data/code_attacks.jsonl").read_text().splitlines()
+]
+LEVELS = [level for level in (3, 2, 1) if levels.failure_of(level) is None]
+LIMITS = {"time_s": 1.0, "memory_mb": 256, "output_kb": 1024, "fsize_mb": 16, "nproc": 64}
+SECRET = "the-value-of-a-secret"
+
+
+@functools.cache
+def verdicts(level: int) -> dict[str, code.CodeVerdict]:
+    """All attacks in one batch, so that each also tries to spoil the sandbox for the next."""
+    os.environ["R1JAX_TEST_SECRET"] = SECRET
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = str(server.getsockname()[1])
+            jobs = [
+                code.Job(attack["program"].replace("PORT", port), attack["tests"])
+                for attack in ATTACKS
+            ]
+            found = code.run_batch(jobs, level=level, env=dict(os.environ), **LIMITS)
+    finally:
+        del os.environ["R1JAX_TEST_SECRET"]
+    return {attack["id"]: verdict for attack, verdict in zip(ATTACKS, found, strict=True)}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack["id"])
+def test_attack(attack, level):
+    verdict = verdicts(level)[attack["id"]]
+    assert verdict.status in attack["accept"], f"{attack['why']}: {verdict}"
+    assert SECRET not in repr(verdict)
+
+
+def run(program, tests, **options):
+    return code.run_tests(program, tests, **{**LIMITS, **options})
+
+
+def stdin_tests(given, output):
+    return {"type": "stdin", "cases": [{"input": given, "output": output}]}
+
+
+def function_tests(argument, expected):
+    cases = [{"args": [argument], "expected": expected}]
+    return {"type": "function", "fn_name": "f", "cases": cases}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_large_input_read_or_not(level):
+    large = "x" * 3_000_000
+    assert run("print(len(input()))", stdin_tests(large, "3000000"), level=level).status == "pass"
+    assert run("print(6)", stdin_tests(large, "6"), level=level).status == "pass"
+
+
+def test_integers_of_many_digits():
+    program = "def f(n): return 10**n"
+    assert run(program, function_tests(20_000, 10**20_000)).status == "pass"
+    assert run(program, function_tests(20_000, 10**20_000 + 1)).status == "fail"
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_no_process_outlives_the_run(level):
+    """A grandchild in a session of its own, its output closed, sleeps under a known name."""
+    name = f"r1jax-orphan-{level}"
+    program = f"""
+import ctypes, os, time
+print(6, flush=True)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        ctypes.CDLL(None).prctl(15, b"{name}", 0, 0, 0)
+        os.closerange(0, 100)
+        time.sleep(60)
+    os._exit(0)
+time.sleep(0.2)
+"""
+    assert run(program, stdin_tests("", "6"), level=level).status == "pass"
+    names = subprocess.run(["ps", "-eo", "comm"], capture_output=True, text=True, check=True).stdout
+    assert name[:15] not in names
+
+
+def test_time_is_wall_clock_and_the_answer_comes_soon_after():
+    started = time.monotonic()
+    verdict = run("import time\ntime.sleep(30)", stdin_tests("", "6"))
+    assert verdict.status == "timeout"
+    assert time.monotonic() - started < 10
+
+
+def test_reason_repeats_nothing_that_the_program_printed():
+    marker = "\x1b[2Jprinted"
+    program = f"m = {marker!r}\nprint(m)\nraise type(m, (Exception,), {{}})(m)"
+    verdict = run(program, stdin_tests("", "6"))
+    assert verdict.status == "error"
+    assert "printed" not in repr(verdict)
+
+
+def test_prelude_gives_typing_names_to_function_tests_only():
+    assert run("def f(a: List[int]): return a", function_tests([1], [1])).status == "pass"
+    assert run("a: List[int] = 1\nprint(6)", stdin_tests("", "6")).status == "error"
