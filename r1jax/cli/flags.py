@@ -13,7 +13,8 @@ def parse(
     values: flags.FlagValues, argv: Sequence[str], *, usage: str, about: str | None
 ) -> tuple[list[str], dict[str, str]]:
     """(positional arguments, config overrides); fills `values`. `--help` prints and exits."""
-    logging.set_verbosity(logging.ERROR)  # orbax warns of its own defaults
+    # Orbax logs with tracebacks what it also raises; what is raised reaches the person in one line.
+    logging.set_verbosity(logging.FATAL)
     if any(arg in ("-h", "--help", "-help") for arg in argv):
         print(help_text(values, usage, about or ""), end="")
         sys.exit(0)

@@ -8,6 +8,7 @@ JSON holds a fingerprint of every array, and a restore that does not match it co
 import contextlib
 import gc
 import pathlib
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -29,6 +30,10 @@ def fingerprint(tree: Any) -> jax.Array:
         bits = jax.lax.bitcast_convert_type(leaf, _UNSIGNED[leaf.dtype.itemsize])
         total += jnp.sum(bits.astype(jnp.uint32), dtype=jnp.uint32) * jnp.uint32(2 * index + 1)
     return total
+
+
+# Besides the arrays, orbax writes a dozen small files and indices.
+SMALL_FILES = 1 << 20
 
 
 class Checkpoints:
@@ -55,6 +60,7 @@ class Checkpoints:
 
     def save(self, step: int, state: Any, run: dict[str, Any]) -> None:
         """Start writing; returns once the arrays are safe from being overwritten."""
+        self._require_room(step, state)
         run = {**run, "fingerprint": int(fingerprint(state))}
         try:
             self._manager.save(
@@ -63,15 +69,15 @@ class Checkpoints:
                     state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run)
                 ),
             )
-        except OSError as error:
-            raise self._unwritten(step, error) from error
+        except (OSError, ValueError) as error:  # tensorstore reports a full disk as ValueError
+            raise self._unwritten(step, _first_line(error)) from error
 
     def wait(self) -> None:
         """Block until everything saved is on disk."""
         try:
             self._manager.wait_until_finished()
-        except (OSError, ValueError) as error:  # tensorstore reports a full disk as ValueError
-            raise self._unwritten(self._manager.latest_step() or 0, error) from error
+        except (OSError, ValueError) as error:
+            raise self._unwritten(self._manager.latest_step() or 0, _first_line(error)) from error
 
     def steps(self) -> list[int]:
         return sorted(self._manager.all_steps())
@@ -89,12 +95,11 @@ class Checkpoints:
                 # What a broken file makes orbax, tensorstore, json and asyncio raise has no common
                 # type narrower than this.
                 except Exception as error:  # noqa: BLE001
-                    reason = (str(error).strip() or "no message").splitlines()[0][:160]
                     damaged.append(step)
                     moved = "" if self._read_only else f" moved to {self._put_aside(step)},"
                     self._say(
-                        f"checkpoint {step} is damaged ({type(error).__name__}: {reason});{moved} "
-                        "trying the one before"
+                        f"checkpoint {step} is damaged ({_first_line(error)});{moved} trying the "
+                        "one before"
                     )
                 else:
                     return step, state, run
@@ -132,14 +137,25 @@ class Checkpoints:
         self._manager.reload()
         return target
 
-    def _unwritten(self, step: int, error: Exception) -> UserError:
+    def _require_room(self, step: int, state: Any) -> None:
+        """Look before writing: a disk that fills up under orbax ends in pages of tracebacks."""
+        arrays = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        needed, free = arrays + SMALL_FILES, shutil.disk_usage(self.directory).free
+        if free < needed:
+            raise self._unwritten(
+                step, f"needs up to {needed / 1e6:.1f} MB of space, {free / 1e6:.1f} MB is free"
+            )
+
+    def _unwritten(self, step: int, reason: str) -> UserError:
         kept = [s for s in self.steps() if s != step]
-        reason = str(error).strip().splitlines()[0][:200]
         return UserError(
-            f"checkpoint could not be written to {self.directory}: {reason}; "
-            f"good checkpoints: {kept or 'none'}. Make room (or fix the path) and run the same "
-            "command again to go on from there"
+            f"{self.directory}: checkpoint {step} was not written: {reason}. Good checkpoints: "
+            f"{', '.join(map(str, kept)) or 'none'}; make room, then the same command goes on"
         )
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:160]}"
 
 
 @contextlib.contextmanager

@@ -21,7 +21,6 @@ OURS = (
     "summary.json",
     "report.html",
     "checkpoints",
-    "damaged",
     "tensorboard",
 )
 

@@ -84,7 +84,7 @@ def test_a_damaged_checkpoint_is_passed_over(runs, whole_run, tmp_path):
     assert "checkpoint 12 is damaged" in done.stdout
     assert "goes on at step 8" in done.stdout
     assert "Traceback" not in done.stderr
-    assert (workdir / "damaged" / "rl-12").is_dir()
+    assert (workdir / "checkpoints/damaged/rl-12").is_dir()
     kept = (workdir / "metrics.jsonl").read_text().splitlines()
     after = [line for line in kept if "evaluate_after" in line]
     assert len(set(after)) == 1
