@@ -1,0 +1,45 @@
+"""The claim itself: a model learns to reason, and a coin teaches it nothing."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+
+pytestmark = pytest.mark.slow
+
+
+def train(workdir, name: str, *flags: str) -> tuple[dict, dict]:
+    """(before, after) of a whole run."""
+    command = [sys.executable, "-m", "r1jax", "train", f"--config={CONFIGS / name}.py"]
+    done = subprocess.run(
+        [*command, f"--workdir={workdir}", *flags], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((workdir / "summary.json").read_text())
+    return summary["before"], summary["after"]
+
+
+@pytest.mark.parametrize(
+    ("name", "seed"), [("r1_zero_tiny", 1), ("r1_zero_tiny", 2), ("dapo_tiny", 0)]
+)
+def test_accuracy_and_length_rise_together(tmp_path, name, seed):
+    before, after = train(tmp_path, name, f"--config.seed={seed}")
+    assert before["greedy_accuracy"] < 0.2
+    assert before["accuracy"] < 0.22
+    assert before["mean_length"] < 6.5
+    assert after["accuracy"] >= 0.97
+    assert after["greedy_accuracy"] >= 0.97
+    assert after["mean_length"] >= 2 * before["mean_length"]
+    # Reasoning is what pays, before and after.
+    assert before["accuracy_with_reasoning"] > before["accuracy_without_reasoning"] + 0.5
+
+
+def test_a_random_reward_teaches_nothing(tmp_path):
+    before, after = train(tmp_path, "r1_zero_tiny", "--config.reward=random")
+    assert before["accuracy_with_reasoning"] >= 0.9  # as good a base as the real run's
+    assert after["accuracy"] < 0.2
+    assert after["greedy_accuracy"] < 0.2

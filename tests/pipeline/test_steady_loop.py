@@ -1,0 +1,44 @@
+"""What a run must not do again and again."""
+
+import json
+import sys
+
+
+def test_the_steady_loop_compiles_nothing(whole_run):
+    lines = [json.loads(line) for line in (whole_run / "metrics.jsonl").read_text().splitlines()]
+    compiled = [line["compiles"] for line in lines if line["phase"] == "rl"]
+    assert compiled[1] > 0
+    assert compiled[-1] == compiled[1]
+
+
+def test_the_summary_has_what_readers_rely_on(whole_run):
+    summary = json.loads((whole_run / "summary.json").read_text())
+    keys = {"greedy_accuracy", "accuracy", "mean_length", "accuracy_with_reasoning"}
+    keys |= {"accuracy_without_reasoning", "pass_at_k", "maj_at_k"}
+    assert keys <= summary["before"].keys()
+    assert keys <= summary["after"].keys()
+    assert {"pretrain", "rl", "evaluate", "report", "compile"} <= summary["seconds"].keys()
+
+
+def test_evaluate_prints_the_same_numbers_as_the_run(runs, whole_run):
+    for base, when in [([], "after"), (["--base"], "before")]:
+        command = [sys.executable, "-m", "r1jax", "evaluate", str(whole_run), *base]
+        done = runs.finish(command)
+        assert done.returncode == 0, done.stderr
+        printed = json.loads(done.stdout)
+        summary = json.loads((whole_run / "summary.json").read_text())[when]
+        assert {key: printed[key] for key in summary} == summary
+
+
+def test_sample_reads_what_the_policy_answers(runs, whole_run):
+    sample = [sys.executable, "-m", "r1jax", "sample", str(whole_run)]
+    done = runs.finish([*sample, "--prompt=123", "--samples=3", "--show_prompt"])
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "question: 123<think>"
+    assert len(lines) == 4
+    again = runs.finish([*sample, "--prompt=123", "--samples=3", "--show_prompt"])
+    assert again.stdout == done.stdout
+    wrong = runs.finish([*sample, "--prompt=12x"])
+    assert wrong.returncode == 2
+    assert "no symbol 'x'" in wrong.stderr
