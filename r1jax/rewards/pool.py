@@ -1,9 +1,11 @@
-"""Worker processes for rewards that need a hard limit: a deadline that is kept, memory that is bounded, any crash survived.
+"""Worker processes for rewards that need a hard limit: a deadline that is kept, memory that is
+bounded, any crash survived.
 
-One item per worker at a time over one socket each, as length-prefixed JSON. The parent keeps the deadlines and has a worker
-that overruns killed with its process group and replaced by a fresh fork. Equal items in a batch are sent once and results are
-cached. A pool may be shared by threads and be used next to JAX: this process never forks, it only executes a new interpreter
-(`pool_worker`), and the user's `__main__` is not imported anywhere.
+One item per worker at a time over one socket each, as length-prefixed JSON. The parent keeps the
+deadlines and has a worker that overruns killed with its process group and replaced by a fresh fork.
+Equal items in a batch are sent once and results are cached. A pool may be shared by threads and be
+used next to JAX: this process never forks, it only executes a new interpreter (`pool_worker`), and
+the user's `__main__` is not imported anywhere.
 
     with Pool("package.module:function", workers=4) as pool:
         outcomes = pool.map([{"x": 1}, {"x": 2}], timeout_s=2.0, deadline_s=60.0)
@@ -28,7 +30,10 @@ from typing import Any
 from r1jax.rewards.pool_worker import send_message, take_message
 
 START_TIMEOUT_S = 60.0
-_BOOT = "import sys, json; sys.path[:] = json.loads(sys.argv.pop()); from r1jax.rewards.pool_worker import main; main()"
+_BOOT = (
+    "import sys, json; sys.path[:] = json.loads(sys.argv.pop()); "
+    "from r1jax.rewards.pool_worker import main; main()"
+)
 
 
 class PoolError(RuntimeError):
@@ -37,7 +42,9 @@ class PoolError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """status: ok, error (the function raised), timeout, crash, or deadline (the batch's time was over first)."""
+    """status: ok, error (the function raised), timeout, crash, or deadline (the batch's time was
+    over first).
+    """
 
     status: str
     value: Any = None
@@ -64,7 +71,9 @@ class _Batch:
     deadline: float
     started: float
     waiting: deque[str]
-    running: dict[_Worker, tuple[str, float, float]] = field(default_factory=dict)  # key, start, limit
+    running: dict[_Worker, tuple[str, float, float]] = field(
+        default_factory=dict
+    )  # key, start, limit
     done: dict[str, Outcome] = field(default_factory=dict)
 
 
@@ -76,7 +85,9 @@ def _packet(control: socket.socket) -> bytes:
 
 
 class Pool:
-    """`target` is "module:function"; the function maps one JSON value to another and must be importable."""
+    """`target` is "module:function"; the function maps one JSON value to another and must be
+    importable.
+    """
 
     def __init__(
         self,
@@ -114,10 +125,16 @@ class Pool:
 
     # use
 
-    def map(self, items: Sequence[Any], *, timeout_s: float = 2.0, deadline_s: float | None = None) -> list[Outcome]:
-        """One outcome per item, in order. `timeout_s` bounds an item in its worker, `deadline_s` the whole batch."""
+    def map(
+        self, items: Sequence[Any], *, timeout_s: float = 2.0, deadline_s: float | None = None
+    ) -> list[Outcome]:
+        """One outcome per item, in order. `timeout_s` bounds an item in its worker, `deadline_s`
+        the whole batch.
+        """
         if self._closed or os.getpid() != self._owner:
-            raise PoolError("the pool is closed, or belongs to the process that this one was forked from")
+            raise PoolError(
+                "the pool is closed, or belongs to the process that this one was forked from"
+            )
         start = time.monotonic()
         keys = [json.dumps(item, sort_keys=True) for item in items]
         unique = dict(zip(keys, items, strict=True))
@@ -135,11 +152,15 @@ class Pool:
             self.counters["deduplicated"] += len(items) - len(unique)
         return [batch.done[key] for key in keys]
 
-    async def map_async(self, items: Sequence[Any], *, timeout_s: float = 2.0, deadline_s: float | None = None) -> list[Outcome]:
+    async def map_async(
+        self, items: Sequence[Any], *, timeout_s: float = 2.0, deadline_s: float | None = None
+    ) -> list[Outcome]:
         return await asyncio.to_thread(self.map, items, timeout_s=timeout_s, deadline_s=deadline_s)
 
     def stats(self) -> dict[str, float]:
-        """Counts since the start: items, cache_hits, deduplicated, ok, error, timeout, crash, deadline, restarts."""
+        """Counts since the start: items, cache_hits, deduplicated, ok, error, timeout, crash,
+        deadline, restarts.
+        """
         with self._changed:
             return dict(self.counters) | {"queue_seconds": self.queue_seconds}
 
@@ -216,11 +237,19 @@ class Pool:
                 self._finish(batch, worker, selector, Outcome("crash", detail="the worker died"))
             return
         status = "error" if "error" in message else "ok"
-        outcome = Outcome(status, message.get("value"), message.get("error", ""), message["seconds"])
+        outcome = Outcome(
+            status, message.get("value"), message.get("error", ""), message["seconds"]
+        )
         self._finish(batch, worker, selector, outcome, keep=not message.get("recycle"))
 
     def _finish(
-        self, batch: _Batch, worker: _Worker, selector: selectors.BaseSelector, outcome: Outcome, *, keep: bool = False
+        self,
+        batch: _Batch,
+        worker: _Worker,
+        selector: selectors.BaseSelector,
+        outcome: Outcome,
+        *,
+        keep: bool = False,
     ) -> None:
         key, started, _ = batch.running.pop(worker)
         selector.unregister(worker.channel)
@@ -258,7 +287,9 @@ class Pool:
     # workers
 
     def _acquire(self, *, block: bool) -> _Worker | None:
-        """An idle worker, or a new one while there are fewer than allowed. Blocks briefly if asked to, then None."""
+        """An idle worker, or a new one while there are fewer than allowed. Blocks briefly if asked
+        to, then None.
+        """
         with self._changed:
             if self._closed:
                 raise PoolError("the pool was closed")
@@ -314,7 +345,15 @@ class Pool:
         if self._closed:
             raise PoolError("the pool was closed")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-I", "-c", _BOOT, str(theirs.fileno()), self.target, str(self.memory_mb)]
+        command = [
+            sys.executable,
+            "-I",
+            "-c",
+            _BOOT,
+            str(theirs.fileno()),
+            self.target,
+            str(self.memory_mb),
+        ]
         with theirs:
             self._server = subprocess.Popen(
                 [*command, json.dumps(sys.path)],

@@ -1,9 +1,11 @@
-"""The far side of `pool`: a fork-server that has the target imported, and the workers that it forks.
+"""The far side of `pool`: a fork-server that has the target imported, and the workers that it
+forks.
 
-The server is started by executing a new interpreter, has one thread and nothing of the trainer's in it, so forking it is
-safe and a replacement worker is warm within milliseconds. It owns its children's pids: nobody else reaps them, so a pid that the
-pool asks it to kill can never have been reused. Everything ends with the pool's process: the server sees its socket close,
-and the workers are killed when the server dies.
+The server is started by executing a new interpreter, has one thread and nothing of the trainer's in
+it, so forking it is safe and a replacement worker is warm within milliseconds. It owns its
+children's pids: nobody else reaps them, so a pid that the pool asks it to kill can never have been
+reused. Everything ends with the pool's process: the server sees its socket close, and the workers
+are killed when the server dies.
 """
 
 from __future__ import annotations

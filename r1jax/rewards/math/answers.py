@@ -1,4 +1,6 @@
-"""An answer's text to what it can mean: one parse, sometimes a second where the notation is ambiguous."""
+"""An answer's text to what it can mean: one parse, sometimes a second where the notation is
+ambiguous.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,17 @@ from functools import lru_cache
 
 from r1jax.rewards.math import han, words
 from r1jax.rewards.math.clean import join_numbers, to_ascii, unwrap
-from r1jax.rewards.math.nodes import Based, Clock, Node, Num, Quantity, Sym, Text, Unparsable, number
+from r1jax.rewards.math.nodes import (
+    Based,
+    Clock,
+    Node,
+    Num,
+    Quantity,
+    Sym,
+    Text,
+    Unparsable,
+    number,
+)
 from r1jax.rewards.math.parser import Parser, parse_expression
 from r1jax.rewards.math.tokens import Scanner
 
@@ -31,7 +43,7 @@ _SETS = {"all real numbers": Sym("set:R"), "no solution": Sym("emptyset")}
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`nodes` are the readings, likeliest first; none means that the text is outside the grammar."""
+    """`nodes` are the readings, likeliest first; none means that the text is not in the grammar."""
 
     text: str
     plain: str
@@ -137,7 +149,9 @@ def _special(plain: str) -> Node | None:
     spoken = words.spoken_number(plain)
     if spoken is not None:
         return number(spoken)
-    return _SETS.get(words.normal_words(plain)) or (Text(plain) if words.is_stock_phrase(plain) else None)
+    return _SETS.get(words.normal_words(plain)) or (
+        Text(plain) if words.is_stock_phrase(plain) else None
+    )
 
 
 def integer_value(text: str) -> int | None:

@@ -1,4 +1,4 @@
-"""Many verdicts at once: the cheap ones here, the rest in worker processes with a hard limit each."""
+"""Many verdicts at once: the cheap ones here, the rest in worker processes with a hard limit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from r1jax.rewards.math.extract import Extraction, extract_answer
 from r1jax.rewards.math.grader import Verdict, grade, quick_verdict
 from r1jax.rewards.pool import Outcome, Pool
 
-# The worker ends an evaluation by itself at this share of the limit, so that a kill is the rare case.
+# The worker ends an evaluation by itself at this share of the limit, so that a kill is the rare
+# case.
 _OWN_LIMIT = 0.75
 _TARGET = "r1jax.rewards.math.batch:grade_item"
 
@@ -30,8 +31,9 @@ def verify_batch(
 ) -> list[Verdict]:
     """One verdict per (response, gold), in order.
 
-    `timeout_s` bounds one answer by killing its worker, `deadline_s` the whole batch; what was not finished is None. With
-    `workers=0` everything runs in this process, under the bounds of `verify`. The default is one worker less than CPUs.
+    `timeout_s` bounds one answer by killing its worker, `deadline_s` the whole batch; what was not
+    finished is None. With `workers=0` everything runs in this process, under the bounds of
+    `verify`. The default is one worker less than CPUs.
     """
     found = [extract_answer(response) for response, _ in pairs]
     golds = [gold for _, gold in pairs]
@@ -51,7 +53,12 @@ def verify_batch(
 
 
 def _as_item(answer: Extraction, gold: str, timeout_s: float) -> dict[str, Any]:
-    return {"how": answer.how, "candidates": answer.candidates, "gold": gold, "timeout_s": timeout_s}
+    return {
+        "how": answer.how,
+        "candidates": answer.candidates,
+        "gold": gold,
+        "timeout_s": timeout_s,
+    }
 
 
 def grade_item(item: dict[str, Any]) -> dict[str, Any]:
@@ -63,7 +70,9 @@ def grade_item(item: dict[str, Any]) -> dict[str, Any]:
 def _as_verdict(outcome: Outcome) -> Verdict:
     if outcome.status == "ok":
         return Verdict(**outcome.value)
-    return Verdict(None, f"grader: {outcome.status} {outcome.detail}".strip(), None, outcome.seconds)
+    return Verdict(
+        None, f"grader: {outcome.status} {outcome.detail}".strip(), None, outcome.seconds
+    )
 
 
 def _count(pool: Pool, verdicts: list[Verdict]) -> None:
@@ -72,7 +81,7 @@ def _count(pool: Pool, verdicts: list[Verdict]) -> None:
 
 
 def shared_pool(workers: int) -> Pool:
-    """This process's pool of that size, started on first use. A forked child gets one of its own."""
+    """This process's pool of that size, started on first use; a forked child gets its own."""
     key = (os.getpid(), workers)
     with _pools_lock:
         if key not in _pools:

@@ -1,7 +1,9 @@
-"""Text to text: unicode forms to LaTeX or ASCII, wrappers off, number notation joined. All passes are linear.
+"""Text to text: unicode forms to LaTeX or ASCII, wrappers off, number notation joined. All passes
+are linear.
 
-Only look-alikes that a person types on purpose are mapped (full-width forms, mathematical letters, dashes). Letters of
-other alphabets stay what they are: a Cyrillic O is not a zero, and Arabic-Indic digits are not read as ASCII ones.
+Only look-alikes that a person types on purpose are mapped (full-width forms, mathematical letters,
+dashes). Letters of other alphabets stay what they are: a Cyrillic O is not a zero, and Arabic-Indic
+digits are not read as ASCII ones.
 """
 
 from __future__ import annotations
@@ -14,34 +16,61 @@ _SUB = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₙᵢₖₘₓₐ
 
 _CHARS = {
     **dict.fromkeys("−–—‒―﹣⁻－", "-"),
-    "×": r"\times ", "÷": r"\div ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "∗": "*", "•": r"\cdot ",
-    "⁄": "/", "∕": "/", "±": r"\pm ", "∓": r"\mp ", "√": r"\usqrt ", "∛": r"\ucbrt ", "∞": r"\infty ",
-    "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≦": r"\le ", "≧": r"\ge ", "≠": r"\ne ", "≈": r"\approx ",
-    "≡": r"\equiv ", "∼": r"\sim ", "∈": r"\in ", "∉": r"\notin ", "⊂": r"\subset ", "⊆": r"\subseteq ",
-    "∪": r"\cup ", "∩": r"\cap ", "∖": r"\setminus ", "∅": r"\emptyset ", "⌀": r"\emptyset ", "∣": "|", "｜": "|",
-    "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}",
-    "∠": r"\angle ", "△": r"\triangle ", "⊥": r"\perp ", "∥": r"\parallel ", "∥": r"\parallel ", "‖": r"\|",
-    "°": r"\degree ", "º": r"\degree ", "˚": r"\degree ", "℃": r"\degree C", "′": "'", "″": "''", "’": "'", "‘": "'",
-    "“": '"', "”": '"', "…": r"\ldots ", "⋯": r"\ldots ", "⟨": r"\langle ", "⟩": r"\rangle ", "〈": r"\langle ",
-    "〉": r"\rangle ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "∑": r"\sum ",
-    "∏": r"\prod ", "∫": r"\int ", "∂": r"\partial ", "⇒": r"\Rightarrow ", "→": r"\to ", "⟹": r"\Rightarrow ",
-    "∨": r"\lor ", "∧": r"\land ", "‰": r"\permille ", "％": r"\%", "，": ", ", "、": ", ", "；": "; ", "：": ":",
-    "。": ". ", "【": "[", "】": "]", "〔": "(", "〕": ")", "「": '"', "」": '"', "℉": r"\degree F", "Ω": r"\Omega ",
-    "€": r"\euro ", "£": r"\pounds ", "¥": r"\yen ", "￥": r"\yen ", "¢": r"\cent ", "₹": r"\rupee ", "ϵ": r"\epsilon ",
-    "∆": r"\Delta ", "µ": r"\mu ", "ℓ": r"\ell ", "∶": ":", "\u00a0": " ", "\u3000": " ", "\t": " ", "\r": " ", "﹪": r"\%",
+    "×": r"\times ", "÷": r"\div ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "∗": "*",
+    "•": r"\cdot ",
+    "⁄": "/", "∕": "/", "±": r"\pm ", "∓": r"\mp ", "√": r"\sqrt ", "∛": r"\cbrt ", "∞": r"\infty ",
+    "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≦": r"\le ", "≧": r"\ge ",
+    "≠": r"\ne ", "≈": r"\approx ",
+    "≡": r"\equiv ", "∼": r"\sim ", "∈": r"\in ", "∉": r"\notin ", "⊂": r"\subset ",
+    "⊆": r"\subseteq ",
+    "∪": r"\cup ", "∩": r"\cap ", "∖": r"\setminus ", "∅": r"\emptyset ", "⌀": r"\emptyset ",
+    "∣": "|", "｜": "|",
+    "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}",
+    "ℂ": r"\mathbb{C}",
+    "∠": r"\angle ", "△": r"\triangle ", "⊥": r"\perp ", "∥": r"\parallel ",
+    "‖": r"\|",
+    "°": r"\degree ", "º": r"\degree ", "˚": r"\degree ", "℃": r"\degree C", "′": "'", "″": "''",
+    "’": "'", "‘": "'",
+    "“": '"', "”": '"', "…": r"\ldots ", "⋯": r"\ldots ", "⟨": r"\langle ", "⟩": r"\rangle ",
+    "〈": r"\langle ",
+    "〉": r"\rangle ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
+    "∑": r"\sum ",
+    "∏": r"\prod ", "∫": r"\int ", "∂": r"\partial ", "⇒": r"\Rightarrow ", "→": r"\to ",
+    "⟹": r"\Rightarrow ",
+    "∨": r"\lor ", "∧": r"\land ", "‰": r"\permille ", "％": r"\%",
+    "，": ", ", "、": ", ", "；": "; ",
+    "：": ":",
+    "。": ". ", "【": "[", "】": "]", "〔": "(", "〕": ")", "「": '"', "」": '"', "℉": r"\degree F",
+    "Ω": r"\Omega ",
+    "€": r"\euro ", "£": r"\pounds ", "¥": r"\yen ", "￥": r"\yen ", "¢": r"\cent ",
+    "₹": r"\rupee ",
+    "ϵ": r"\epsilon ",
+    "∆": r"\Delta ", "µ": r"\mu ", "ℓ": r"\ell ", "∶": ":", "\u00a0": " ", "\u3000": " ", "\t": " ",
+    "\r": " ", "﹪": r"\%",
 }  # fmt: skip
 
-_GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon phi chi psi omega".split()
-_CHARS |= {
-    unicodedata.lookup(f"GREEK SMALL LETTER {'LAMDA' if g == 'lambda' else g.upper()}"): rf"\{g} "
-    for g in _GREEK
-}
-_CHARS |= {unicodedata.lookup(f"GREEK CAPITAL LETTER {g.upper()}"): rf"\{g.capitalize()} "
-           for g in ("gamma", "delta", "theta", "xi", "pi", "sigma", "phi", "psi", "omega")}  # fmt: skip
+_SMALL_GREEK = """
+    alpha beta gamma delta epsilon zeta eta theta iota kappa lamda mu nu xi omicron pi rho sigma tau
+    upsilon phi chi psi omega
+"""
+_CAPITAL_GREEK = "gamma delta theta lamda xi pi sigma phi psi omega"
+
+
+def _greek(names: str, case: str) -> dict[str, str]:
+    """The letters by their Unicode names, in which lambda has no b, as LaTeX commands."""
+    table = {}
+    for name in names.split():
+        command = "lambda" if name == "lamda" else name
+        letter = unicodedata.lookup(f"GREEK {case} LETTER {name.upper()}")
+        table[letter] = f"\\{command if case == 'SMALL' else command.capitalize()} "
+    return table
+
+
+_CHARS |= _greek(_SMALL_GREEK, "SMALL") | _greek(_CAPITAL_GREEK, "CAPITAL")
 
 
 def _plain_form(ch: str) -> str:
-    """The compatibility form of full-width and mathematical letters; other characters as they are."""
+    """The plain form of full-width and mathematical letters; other characters as they are."""
     code = ord(ch)
     if 0xFF01 <= code <= 0xFF5E or 0x1D400 <= code <= 0x1D7FF or 0x2100 <= code <= 0x214F:
         return unicodedata.normalize("NFKC", ch)
@@ -57,7 +86,9 @@ def _vulgar(ch: str) -> str | None:
 
 
 def to_ascii(text: str) -> str:
-    """Unicode mathematics to LaTeX. Invisible characters go; unknown ones stay for the parser to refuse."""
+    """Unicode mathematics to LaTeX. Invisible characters go; unknown ones stay for the parser to
+    refuse.
+    """
     if text.isascii() and text.isprintable():
         return text
     out: list[str] = []
@@ -120,7 +151,9 @@ _LEAD = re.compile(r"(?:\\[,;:! ]|\\q?quad(?![a-z])|\\displaystyle(?![a-z])|[\s~
 
 
 def unwrap(text: str) -> str:
-    """Outer math delimiters, boxes, emphasis, spacing and final punctuation off, as often as they are there."""
+    """Outer math delimiters, boxes, emphasis, spacing and final punctuation off, as often as they
+    are there.
+    """
     for _ in range(16):
         before = text
         if lead := _LEAD.match(text):
@@ -144,14 +177,14 @@ def unwrap(text: str) -> str:
 
 
 def _strip_tail(text: str) -> str:
-    """Trailing spaces and punctuation; an exclamation mark may be a factorial and stays after a digit or bracket."""
+    """Trailing spaces and punctuation; an exclamation mark may be a factorial and stays after a
+    digit or bracket.
+    """
     end = len(text)
     while end:
         ch = text[end - 1]
         escaped = end > 1 and text[end - 2] == "\\"
-        if escaped and ch in ",;:! ":
-            end -= 2
-        elif escaped and ch == "\\":
+        if escaped and ch in ",;:! \\":
             end -= 2
         elif escaped:
             break

@@ -1,4 +1,4 @@
-"""Equality of two answers by shape. Scalars, equations and sets of reals have modules of their own."""
+"""Equality of two answers by shape; scalars, equations and sets of reals have their own modules."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ MAX_SIGNS = 4  # ± signs that are written out, two values each
 
 
 def answers_equal(gold: Node, pred: Node, budget: Budget) -> bool:
-    """Whether the two answers are the same. Raises `TooCostly` or `Undefined` if that cannot be told."""
+    """Whether the two answers are the same. Raises `TooCostly` or `Undefined` if that cannot be
+    told.
+    """
     budget.charge()
     if gold == pred:
         return True
@@ -71,7 +73,8 @@ def answers_equal(gold: Node, pred: Node, budget: Budget) -> bool:
     return scalars_equal(gold, pred, budget)
 
 
-# Each handler takes the pairs of its shape and returns None for others. The order is from the outside in.
+# Each handler takes the pairs of its shape and returns None for others. The order is from the
+# outside in.
 
 
 def _approximations(gold: Node, pred: Node, budget: Budget) -> bool | None:
@@ -95,7 +98,9 @@ def _approximations(gold: Node, pred: Node, budget: Budget) -> bool | None:
 
 
 def _rounds_to(exact: Node, decimal: Node, budget: Budget) -> bool:
-    """Whether a stated approximation is one, so that no second value is smuggled in behind the sign."""
+    """Whether a stated approximation is one, so that no second value is smuggled in behind the
+    sign.
+    """
     if isinstance(exact, Sym | Text) or not isinstance(decimal, Num):
         return True
     half_unit = number(1).value / 10 ** (decimal.decimals or 0)
@@ -153,7 +158,7 @@ def _as_clock(node: Node) -> Clock | None:
 
 
 def _labels(gold: Node, pred: Node, budget: Budget) -> bool | None:
-    """Labels are dropped unless both sides have one; then they must agree, or the equations must."""
+    """Labels are dropped unless both sides have one; then they, or the equations, must agree."""
     if is_regional(gold) or is_regional(pred):
         return None
     (gold_label, gold_value), (pred_label, pred_value) = split_label(gold), split_label(pred)
@@ -210,7 +215,9 @@ def _unlabelled_set(node: Node) -> Node:
 
 
 def _chains(gold: Node, pred: Node, budget: Budget) -> bool | None:
-    """Relations that are no sets of reals: equations, inequalities with parameters, statements about figures."""
+    """Relations that are no sets of reals: equations, inequalities with parameters, statements
+    about figures.
+    """
     if isinstance(gold, Builder) and isinstance(pred, Builder):
         return _tolerant(gold.element, pred.element, budget) and _tolerant(
             gold.condition, pred.condition, budget
@@ -400,9 +407,17 @@ def _distinct(values: list[Node], budget: Budget) -> list[Node]:
 def _matrices(gold: Node, pred: Node, budget: Budget) -> bool | None:
     for node, other, swap in ((gold, pred, False), (pred, gold, True)):
         if isinstance(other, Seq | Matrix):
-            size = len(other.items) if isinstance(other, Seq) else max(len(other.rows), len(other.rows[0]))
+            size = (
+                len(other.items)
+                if isinstance(other, Seq)
+                else max(len(other.rows), len(other.rows[0]))
+            )
             if (vector := unit_vector(node, size)) is not None:
-                return answers_equal(other, vector, budget) if swap else answers_equal(vector, other, budget)
+                return (
+                    answers_equal(other, vector, budget)
+                    if swap
+                    else answers_equal(vector, other, budget)
+                )
     if not (is_matrix(gold) or is_matrix(pred)):
         return None
     if isinstance(gold, Matrix) and isinstance(pred, Matrix):
@@ -415,7 +430,11 @@ def _matrices(gold: Node, pred: Node, budget: Budget) -> bool | None:
             strict=True,
         )
         return all(_tolerant(x, y, budget) for x, y in pairs)
-    return (_collections(gold, pred, budget) or False) if all(isinstance(n, Seq | Matrix) for n in (gold, pred)) else False
+    return (
+        (_collections(gold, pred, budget) or False)
+        if all(isinstance(n, Seq | Matrix) for n in (gold, pred))
+        else False
+    )
 
 
 def _ratios(gold: Node, pred: Node, budget: Budget) -> bool | None:
@@ -454,7 +473,7 @@ def _scaled(value: Node, unit: units.Unit) -> Node:
 
 
 def _based(gold: Node, pred: Node, budget: Budget) -> bool | None:
-    """Numerals are compared by value; the base that the gold states may be left out by the answer."""
+    """Numerals are compared by value; the answer may leave out the base that the gold states."""
     if isinstance(gold, Based) and isinstance(pred, Based):
         return gold.base == pred.base and gold.digits.lstrip("0") == pred.digits.lstrip("0")
     if isinstance(gold, Based) and isinstance(pred, Num) and pred.decimals is None:
@@ -463,17 +482,22 @@ def _based(gold: Node, pred: Node, budget: Budget) -> bool | None:
 
 
 def _degrees(gold: Node, pred: Node, budget: Budget) -> bool | None:
-    """An angle in degrees against a bare number: the degree sign may be missing, or the number is in radians."""
+    """An angle in degrees against a bare number: the degree sign may be missing, or the number is
+    in radians.
+    """
     a, b = (_marked(node, "deg") for node in (gold, pred))
     if (a is None) == (b is None):
         return None
     plain = (a, pred) if a is not None else (gold, b)
-    assert plain[0] is not None and plain[1] is not None
+    assert plain[0] is not None
+    assert plain[1] is not None
     return _tolerant(plain[0], plain[1], budget) or scalars_equal(gold, pred, budget)
 
 
 def _percentages(gold: Node, pred: Node, budget: Budget) -> bool | None:
-    """A percentage is its value over 100; where the gold states the sign the answer may leave it out."""
+    """A percentage is its value over 100; where the gold states the sign the answer may leave it
+    out.
+    """
     a, b = (_marked(node, "%") for node in (gold, pred))
     if a is None or b is not None:
         return None

@@ -1,4 +1,6 @@
-"""Equality of statements: equations with the same solutions, inequalities, and chains compared term by term."""
+"""Equality of statements: equations with the same solutions, inequalities, and chains compared term
+by term.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def difference(chain: Chain) -> Node:
 
 
 def equations_equal(left: Chain, right: Chain, budget: Budget) -> bool:
-    """Whether two equations say the same: their differences are proportional, or one solves the other and back."""
+    """Whether two equations say the same: their differences are proportional, or one solves the
+    other and back.
+    """
     f, g = difference(left), difference(right)
     if free_symbols(f) != free_symbols(g):
         return False

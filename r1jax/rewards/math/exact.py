@@ -27,7 +27,9 @@ def bits(value: Fraction) -> int:
 
 
 def evaluate_exact(node: Node, budget: Budget, env: Env | None = None) -> Fraction:
-    """The rational value; `Undefined` if there is none or none is known, `TooCostly` if it would be too large."""
+    """The rational value; `Undefined` if there is none or none is known, `TooCostly` if it would be
+    too large.
+    """
     budget.charge()
     if isinstance(node, Num):
         return node.value

@@ -1,9 +1,11 @@
-"""The final answer's text out of a whole response, by scanning from the end. Linear in the response.
+"""The final answer's text out of a whole response, by scanning from the end. Linear in the
+response.
 
-Explicit marks are taken in this order: an <answer> tag, the last box (boxes joined by "and", "or" or a comma in one statement
-make a list), "####", and the last "the answer is". Only a response without any of them is read as a bare answer, and if it
-is prose, its last formula, bold text or number is taken. What follows a mark is final: if it cannot be read, nothing else
-in the response is tried, or a model could be paid for listing candidates.
+Explicit marks are taken in this order: an <answer> tag, the last box (boxes joined by "and", "or"
+or a comma in one statement make a list), "####", and the last "the answer is". Only a response
+without any of them is read as a bare answer, and if it is prose, its last formula, bold text or
+number is taken. What follows a mark is final: if it cannot be read, nothing else in the response is
+tried, or a model could be paid for listing candidates.
 """
 
 from __future__ import annotations
@@ -20,14 +22,20 @@ MAX_BOXES = 100
 
 _ASCII_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
 _MARKERS = (
-    "answer is", "answers are", "answer:", "answer：", "answer =", "answer**", "answer to the question is", "answer must be",
-    "answer should be", "answer would be", "answer will be", "answers:", "final answer", "solution is:", "the result is",
-    "答案是", "答案为", "答案：", "答案:", "答案", "故选", "应选", "因此选", "所以选", "故答案为", "réponse est", "réponse :", "réponse:", "respuesta es",
-    "respuesta:", "antwort ist", "antwort:", "lautet", "risposta è", "resposta é", "resposta:", "ответ:", "答えは", "정답은", "答：", "答:",
+    "answer is", "answers are", "answer:", "answer：", "answer =", "answer**",
+    "answer to the question is", "answer must be",
+    "answer should be", "answer would be", "answer will be", "answers:", "final answer",
+    "solution is:", "the result is",
+    "答案是", "答案为", "答案：", "答案:", "答案", "故选", "应选", "因此选", "所以选", "故答案为",
+    "réponse est", "réponse :",
+    "réponse:", "respuesta es",
+    "respuesta:", "antwort ist", "antwort:", "lautet", "risposta è", "resposta é", "resposta:",
+    "ответ:", "答えは", "정답은", "答：", "答:",
 )  # fmt: skip
 _BOX_COMMANDS = ("\\boxed", "\\fbox", "\\framebox")
 _JOINT = re.compile(
-    r"(?:[\s$,;&~、，；]|\\[,;:! ()\[\]]|\\q?quad|\\(?:text|mathrm|textbf|mbox)\{[\s,]*(?:and|or)?[\s,]*\}|and|or|和|或|以及"
+    r"(?:[\s$,;&~、，；]|\\[,;:! ()\[\]]|\\q?quad|\\(?:text|mathrm|textbf|mbox)\{[\s,]*(?:and|or)?[\s,]*\}"
+    r"|and|or|和|或|以及"
     r"|\\(?:land|lor|quad)|[A-Za-z](?:_\{?\w\}?)?\s*=)*"
 )
 _PARTED = re.compile(r"[,;、，；&]|and|or|和|或|以及|\\l(?:and|or)")
@@ -36,7 +44,9 @@ _SENTENCE_END = re.compile(
     r"(?<![ap]\.m)(?<!\s[ap])\.(?=\s|$|\*)|[。\n]|!(?=\s)|<|\s(?:\(|since|because|as)\s"
 )
 _LEAD = re.compile(
-    r"(?:[\s*:：=_]|(?:therefore|thus|hence|simply|just|given by|equal to|equals|then|approximately|about|now|确定|应该|选项?|为|是)(?![A-Za-z]))*",
+    r"(?:[\s*:：=_]|(?:therefore|thus|hence|simply|just|given by"
+    r"|equal to|equals|then|approximately|about|now"
+    r"|确定|应该|选项?|为|是)(?![A-Za-z]))*",
     re.IGNORECASE,
 )
 _DELIMITED = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
@@ -50,7 +60,9 @@ _HAN_SENTENCE = re.compile(r"[\u4e00-\u9fff]{2}[^，。]*[，。].*[\u4e00-\u9ff
 
 @dataclass(frozen=True, slots=True)
 class Extraction:
-    """`how` is tag, box, hash, marker, bare or prose. `candidates` are readings of one and the same place, best first."""
+    """`how` is tag, box, hash, marker, bare or prose. `candidates` are readings of one and the same
+    place, best first.
+    """
 
     how: str
     candidates: tuple[str, ...]
@@ -106,7 +118,9 @@ def _inside_tag(content: str) -> tuple[str, ...]:
 
 
 def _last_box(text: str) -> tuple[int, str] | None:
-    """Start and content of the final box or joined boxes; an unclosed box has no content and still is the last one."""
+    """Start and content of the final box or joined boxes; an unclosed box has no content and still
+    is the last one.
+    """
     found = _box_before(text, len(text))
     if found is None:
         return None
@@ -163,7 +177,9 @@ def _last_marker(text: str) -> int:
 
 
 def _segment(text: str) -> tuple[str, ...]:
-    """The answer in what follows an announcement: a formula, the whole clause, or what its copula is followed by."""
+    """The answer in what follows an announcement: a formula, the whole clause, or what its copula
+    is followed by.
+    """
     text = text[_lead_end(text) :]
     if formulas := _leading_formulas(text):
         return (formulas,)
@@ -173,7 +189,7 @@ def _segment(text: str) -> tuple[str, ...]:
     if _NEGATION.search(clause):
         return (clause,)
     candidates = [clause]
-    pieces = [m for m in _COPULA.finditer(clause)]
+    pieces = list(_COPULA.finditer(clause))
     if pieces and (tail := clause[pieces[-1].end() :].strip(" *")):
         candidates.append(_leading_formulas(tail) or tail)
     candidates += _last_mention(clause)
@@ -202,9 +218,7 @@ def _last_mention(text: str) -> list[str]:
     """The last formula, bold text or number, whichever ends last."""
     best: tuple[int, str] | None = None
     for pattern in (_DELIMITED, _BOLD, _NUMBER):
-        last = None
-        for last in pattern.finditer(text):
-            pass
+        last = max(pattern.finditer(text), key=lambda match: match.end(), default=None)
         if last and (best is None or last.end() > best[0]):
             groups = [g for g in last.groups() if g is not None]
             best = last.end(), groups[0] if groups else last.group()

@@ -1,9 +1,10 @@
-"""Equality of rational functions by evaluation modulo a prime (Schwartz-Zippel), with everything else as unknowns.
+"""Equality of rational functions by evaluation modulo a prime (Schwartz-Zippel), with everything
+else as unknowns.
 
-Variables, π, roots, logarithms, unknown functions become residues hashed from their name and their arguments' residues.
-Equal fingerprints prove equality (up to a chance of about degree / 10^18). If nothing but + − × ÷ and integer powers was
-met, different fingerprints prove inequality too. Powers cost log(exponent), so 2^(10^9) + 1 is as cheap as x + 1, and no
-precision is ever lost.
+Variables, π, roots, logarithms, unknown functions become residues hashed from their name and their
+arguments' residues. Equal fingerprints prove equality (up to a chance of about degree / 10^18). If
+nothing but + − × ÷ and integer powers was met, different fingerprints prove inequality too. Powers
+cost log(exponent), so 2^(10^9) + 1 is as cheap as x + 1, and no precision is ever lost.
 """
 
 from __future__ import annotations

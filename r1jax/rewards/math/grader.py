@@ -1,4 +1,6 @@
-"""One verdict for one response: extract, parse, compare, and say which side failed when something does."""
+"""One verdict for one response: extract, parse, compare, and say which side failed when something
+does.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,6 @@ from r1jax.rewards.math.nodes import (
     Text,
     TooCostly,
     Undefined,
-    Unparsable,
     children,
 )
 
@@ -27,7 +28,9 @@ MAX_SHOWN = 200
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`correct` is None where nothing can be said because the gold or the grader failed: mask the sample."""
+    """`correct` is None where nothing can be said because the gold or the grader failed: mask the
+    sample.
+    """
 
     correct: bool | None
     reason: str
@@ -47,8 +50,9 @@ class GoldReport:
 def verify(response: str, gold: str, *, timeout_s: float = 2.0) -> Verdict:
     """Whether the response's final answer equals the gold.
 
-    Every stage has a bound that is known before it runs (see `guard`), so this needs no signal, thread or process and may
-    be called anywhere; `timeout_s` of the calling thread's processor time is a backstop.
+    Every stage has a bound that is known before it runs (see `guard`), so this needs no signal,
+    thread or process and may be called anywhere; `timeout_s` of the calling thread's processor time
+    is a backstop.
     """
     start = time.perf_counter()
     try:
@@ -142,7 +146,9 @@ def _are_words(gold: Answer, pred: Answer) -> bool:
 
 
 def _judge_choice(gold: Answer, pred: Answer) -> bool | None:
-    """Letters of a multiple-choice question; a letter before a value is a label where the gold is a value."""
+    """Letters of a multiple-choice question; a letter before a value is a label where the gold is a
+    value.
+    """
     wanted = words.choice_letters(gold.text)
     leading = words.leading_choice(pred.text)
     if wanted is not None:
@@ -161,7 +167,9 @@ def _judge_choice(gold: Answer, pred: Answer) -> bool | None:
 def _judge_nodes(
     gold: tuple[Node, ...], pred: tuple[Node, ...], budget: Budget
 ) -> tuple[bool | None, str]:
-    """Any reading of one against any of the other; a failure is the gold's only if the gold fails by itself."""
+    """Any reading of one against any of the other; a failure is the gold's only if the gold fails
+    by itself.
+    """
     reason = "differs"
     for wanted in gold:
         for given in pred:
@@ -192,7 +200,9 @@ _PROBE = parse("0.4142").nodes[0]
 
 
 def lint_gold(gold: str) -> GoldReport:
-    """Check a reference answer against itself, and flag what needs a second look before training on it."""
+    """Check a reference answer against itself, and flag what needs a second look before training on
+    it.
+    """
     reference = gold_text(gold)
     answer = parse(reference)
     verdict = verify(f"\\boxed{{{reference}}}", gold)

@@ -1,7 +1,7 @@
 """What evaluation may cost: a step budget, and static bounds on sizes before anything is computed.
 
-The step count is what ends a long evaluation, so that a result never depends on how busy the machine is; the clock is the
-thread's own processor time and only a backstop.
+The step count is what ends a long evaluation, so that a result never depends on how busy the
+machine is; the clock is the thread's own processor time and only a backstop.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ MAX_STEPS = 20_000
 
 
 class Budget:
-    """Steps left for one comparison. A step is one node evaluated on small numbers, some microseconds."""
+    """Steps left for one comparison. A step is one node evaluated on small numbers, some
+    microseconds.
+    """
 
     def __init__(self, *, steps: int = MAX_STEPS, seconds: float = 2.0) -> None:
         self.left = steps
@@ -31,7 +33,9 @@ class Budget:
             raise TooCostly("time budget spent")
 
     def charge_bits(self, bits: int) -> None:
-        """Exact arithmetic on integers of this many bits; multiplication and gcd grow with the square."""
+        """Exact arithmetic on integers of this many bits; multiplication and gcd grow with the
+        square.
+        """
         if bits > MAX_BITS:
             raise TooCostly("integer too large")
         self.charge(1 + (bits >> 10) ** 2 // 8)

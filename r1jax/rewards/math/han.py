@@ -1,4 +1,6 @@
-"""Chinese answers: numerals, fractions, percentages, connectives and labels rewritten to the ASCII grammar."""
+"""Chinese answers: numerals, fractions, percentages, connectives and labels rewritten to the ASCII
+grammar.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,18 @@ _DIGITS = {c: i for i, c in enumerate("零一二三四五六七八九")} | {
 }
 _SMALL = {"十": 10, "百": 100, "千": 1000}
 _LARGE = {"万": 10**4, "亿": 10**8}
-_NUMERAL = "[零〇一二两三四五六七八九十][零〇一二两三四五六七八九十百千万亿]*(?:点[零〇一二三四五六七八九]+)?"
+_ONES = "零〇一二两三四五六七八九"
+_NUMERAL = f"[{_ONES}十][{_ONES}十百千万亿]*(?:点[{_ONES}]+)?"
 _VALUE = rf"(?:\d+(?:\.\d+)?|{_NUMERAL})"
 _FRACTION = re.compile(rf"({_VALUE}|[十百千万]+)分之({_VALUE})")
 _SCALED = re.compile(r"(\d+(?:\.\d+)?)\s*([百千]?[万亿])")
-# A numeral in words is one only where it stands alone or before a unit, not inside a word such as 一定.
-_ALONE = re.compile(
-    rf"(?<![\u4e00-\u9fff])(负?)({_NUMERAL})(?=$|[,;. )\]}}]|个|人|天|元|米|厘米|千米|度|次|种|本|页|支|只|条|岁|小时|分钟|倍|块|平方|立方|只|张|辆|件|题|道|年|月|日|或|和|与)"
+_MEASURES = (
+    "个|人|天|元|米|厘米|千米|度|次|种|本|页|支|只|条|岁|小时|分钟|倍|块|平方|立方|张|辆|件|题|道"
+    "|年|月|日|或|和|与"
 )
+# A numeral in words is one only where it stands alone or before a unit, not inside a word such as
+# 一定.
+_ALONE = re.compile(rf"(?<![\u4e00-\u9fff])(负?)({_NUMERAL})(?=$|[,;. )\]}}]|{_MEASURES})")
 _LABEL = re.compile(
     r"^[\u4e00-\u9fff]*?(?:答案|结果|最大值|最小值|面积|体积|长度|周长|总数|值|解|概率)?(?:分别)?(?:是|为|等于|约为|大约是|：|:)\s*"
 )

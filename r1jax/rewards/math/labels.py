@@ -8,7 +8,9 @@ _NOT_VARIABLES = frozenset(("pi", "inf", "emptyset", "...", "i"))
 
 
 def is_label(node: Node) -> bool:
-    """Whether `node = value` only names the value. Equations between lower-case variables are statements, not labels."""
+    """Whether `node = value` only names the value. Equations between lower-case variables are
+    statements, not labels.
+    """
     if isinstance(node, Text):
         return True
     if isinstance(node, Sym):
@@ -34,7 +36,9 @@ def _is_differential(node: Node) -> bool:
 
 
 def _names_a_figure(node: Node) -> bool:
-    """Segments, angles, areas, probabilities: products, ratios or functions of capital letters and named figures only."""
+    """Segments, angles, areas, probabilities: products, ratios or functions of capital letters and
+    named figures only.
+    """
     found = False
     for n in walk(node):
         if isinstance(n, Call) and n.name in ("+", "±", "neg"):
@@ -56,7 +60,12 @@ def split_label(node: Node) -> tuple[Node | None, Node]:
             return node.terms[0], _rest(node)
         if len(node.terms) == 2 and is_label(node.terms[1]) and not free_symbols(node.terms[0]):
             return node.terms[1], node.terms[0]
-    if isinstance(node, Call) and node.name == "*" and len(node.args) == 2 and _is_point(*node.args):
+    if (
+        isinstance(node, Call)
+        and node.name == "*"
+        and len(node.args) == 2
+        and _is_point(*node.args)
+    ):
         return node.args
     if isinstance(node, Chain) and node.ops == ("in",) and is_label(node.terms[0]):
         return node.terms[0], node.terms[1]
@@ -95,7 +104,7 @@ def _head(node: Node) -> str | None:
 
 
 def distribute(items: tuple[Node, ...]) -> list[tuple[Node | None, Node]]:
-    """Labels and values of a list; in `n = 2, 3, 4` the one label belongs to all and says nothing."""
+    """Labels and values of a list; in `n = 2, 3, 4` the one label belongs to all."""
     pairs = [split_label(item) for item in items]
     if len(pairs) > 1 and pairs[0][0] is not None and all(label is None for label, _ in pairs[1:]):
         return [(None, value) for _, value in pairs]

@@ -28,7 +28,9 @@ def is_matrix(node: Node) -> bool:
 
 
 def reduce_matrix(node: Node) -> Node:
-    """The matrix that sums, products, powers and transposes of matrices make; other nodes as they are."""
+    """The matrix that sums, products, powers and transposes of matrices make; other nodes as they
+    are.
+    """
     if (
         not isinstance(node, Call)
         or node.name in ("det", "abs")

@@ -1,8 +1,9 @@
 """The closed set of values that an answer can be, as immutable nodes.
 
-One node type for everything with a number behind it (`Call`, by operator name), and one type each for the shapes that are
-compared by structure: sequences, intervals, relation chains, set builders, matrices, ratios, quantities, clocks, text.
-Building a node computes nothing, so no input can make construction expensive.
+One node type for everything with a number behind it (`Call`, by operator name), and one type each
+for the shapes that are compared by structure: sequences, intervals, relation chains, set builders,
+matrices, ratios, quantities, clocks, text. Building a node computes nothing, so no input can make
+construction expensive.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ class TooCostly(ValueError):
 
 
 class Undefined(ValueError):
-    """The expression has no value here: a pole, a set where a number is needed, a missing variable."""
+    """No value here: a pole, a set where a number is needed, a missing variable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Num:
-    """A literal. `decimals` counts the printed decimals and is None for integers and vulgar fractions."""
+    """A literal. `decimals` counts the printed decimals and is None for integers and vulgar
+    fractions.
+    """
 
     value: Fraction
     decimals: int | None = None
@@ -39,7 +42,7 @@ class Sym:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """An operator, a known function, or (`name` "apply") an unknown function applied to arguments."""
+    """An operator, a known function, or (`name` "apply") an unknown one applied to arguments."""
 
     name: str
     args: tuple[Node, ...]
@@ -58,7 +61,9 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Seq:
-    """kind: "list" (bare commas, unordered), "set", "tuple" (round), "bracket" (square), "vector" (angle)."""
+    """kind: "list" (bare commas, unordered), "set", "tuple" (round), "bracket" (square), "vector"
+    (angle).
+    """
 
     kind: str
     items: tuple[Node, ...]
@@ -74,7 +79,9 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """terms[0] ops[0] terms[1] ops[1] ...: an equation, an inequality, a membership, or a longer chain."""
+    """terms[0] ops[0] terms[1] ops[1] ...: an equation, an inequality, a membership, or a longer
+    chain.
+    """
 
     terms: tuple[Node, ...]
     ops: tuple[str, ...]
@@ -118,7 +125,9 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """`dims` are base dimensions with their powers, `factor` the size in base units, `words` what is not in the table."""
+    """`dims` are base dimensions with their powers, `factor` the size in base units, `words` what
+    is not in the table.
+    """
 
     dims: tuple[tuple[str, int], ...]
     factor: Fraction
@@ -136,9 +145,9 @@ class Text:
     words: str
 
 
-Node = (
-    Num | Sym | Call | Bound | Seq | Interval | Chain | Builder | Matrix | Ratio | Based | Clock | Quantity | Text
-)  # fmt: skip
+_Scalar = Num | Sym | Call | Bound | Based
+_Shape = Seq | Interval | Chain | Builder | Matrix | Ratio | Clock | Quantity | Text
+Node = _Scalar | _Shape
 
 ZERO = Num(Fraction(0))
 ONE = Num(Fraction(1))

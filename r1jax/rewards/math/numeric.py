@@ -1,7 +1,8 @@
 """Floating values at chosen points, with mpmath at a chosen precision.
 
-Each thread has a context of its own, and the constants that mpmath caches process-wide are computed once at import to a
-precision above any used here: filling those caches from two threads at a time is a race.
+Each thread has a context of its own, and the constants that mpmath caches process-wide are computed
+once at import to a precision above any used here: filling those caches from two threads at a time
+is a race.
 """
 
 from __future__ import annotations
@@ -50,8 +51,7 @@ def _warm_constant_caches() -> None:
     ctx = context()
     with ctx.workdps(2 * MAX_DPS + 1200):
         for constant in (ctx.pi, ctx.e, ctx.ln2, ctx.ln10, ctx.euler, ctx.phi, ctx.degree):
-            +constant
-        ctx.gamma(ctx.mpf(1) / 3), ctx.log(3), ctx.sin(1), ctx.exp(1)
+            ctx.mpf(constant)
 
 
 _warm_constant_caches()
@@ -59,14 +59,18 @@ _warm_constant_caches()
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """How ambiguous notation is read, the same way on both sides: log to base 10 or e; (−8)^(1/3) real or principal."""
+    """How ambiguous notation is read, the same way on both sides: log to base 10 or e; (−8)^(1/3)
+    real or principal.
+    """
 
     log10: bool = False
     real_roots: bool = False
 
 
 class Evaluator:
-    """Values of expressions at one point. `left_reals` tells that a root or logarithm of a negative number was taken."""
+    """Values of expressions at one point. `left_reals` tells that a root or logarithm of a negative
+    number was taken.
+    """
 
     def __init__(self, budget: Budget, env: Mapping[str, Value], mode: Mode) -> None:
         self.ctx = context()
@@ -248,7 +252,9 @@ class Evaluator:
         return self.ctx.det(self.ctx.matrix(rows))
 
     def opaque(self, node: Call) -> Value:
-        """An unknown function is a fixed smooth one, made from its name, so that equal arguments give equal values."""
+        """An unknown function is a fixed smooth one, made from its name, so that equal arguments
+        give equal values.
+        """
         head, *rest = node.args
         name = head.name if isinstance(head, Sym) else ""
         if name == "_" and isinstance(rest[0], Sym):
@@ -357,7 +363,8 @@ _RULES: dict[str, Callable[..., Value]] = {
     "cis": lambda ev, x: ev.ctx.expj(x),
     "arccot": lambda ev, x: ev.ctx.pi / 2 - ev.ctx.atan(x),
     **{name: _named("circular", name) for name in ("sin", "cos", "tan", "cot", "sec", "csc")},
-    **{name: _named("hyperbolic", name) for name in ("sinh", "cosh", "tanh", "coth", "sech", "csch")},
+    **{name: _named("hyperbolic", name) for name in ("sinh", "cosh", "tanh", "coth", "sech",
+    "csch")},
     **{f"arc{name}": _named("inverse", f"a{name}") for name in
        ("sin", "cos", "tan", "sec", "csc", "sinh", "cosh", "tanh")},
 }  # fmt: skip

@@ -1,9 +1,12 @@
-"""Sets of real numbers as unions of pieces, from intervals, inequalities, set builders and set operations alike."""
+"""Sets of real numbers as unions of pieces, from intervals, inequalities, set builders and set
+operations alike.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 from r1jax.rewards.math.guard import Budget
 from r1jax.rewards.math.nodes import (
@@ -45,7 +48,7 @@ Region = list[Piece]
 
 
 def is_regional(node: Node) -> bool:
-    """Whether the node can only be a set of reals; a round pair may be a point as well and says no."""
+    """Whether the node can only be a set of reals, which a round pair is not: it may be a point."""
     if isinstance(node, Interval | Builder):
         return True
     if isinstance(node, Chain):
@@ -66,7 +69,9 @@ def is_setlike(node: Node) -> bool:
 
 
 def region_variable(node: Node) -> str | None:
-    """The variable that an inequality or membership is about; the variable of a set builder does not count."""
+    """The variable that an inequality or membership is about; the variable of a set builder does
+    not count.
+    """
     if isinstance(node, Chain):
         names = [
             term.name
@@ -96,7 +101,9 @@ def regions_equal(left: Node, right: Node, budget: Budget) -> bool:
 
 
 def as_interval(node: Node) -> Interval | None:
-    """Solved inequalities and pairs as an interval with symbolic ends: x > a, a ≤ x < b, {x | …}, x ∈ (a, b)."""
+    """Solved inequalities and pairs as an interval with symbolic ends: x > a, a ≤ x < b, {x | …}, x
+    ∈ (a, b).
+    """
     if isinstance(node, Interval):
         return node
     if isinstance(node, Builder):
@@ -305,7 +312,7 @@ class _Maker:
         marks = sorted([(z, True) for z in zeros] + [(p, False) for p in poles], key=lambda m: m[0])
         edges = [-self.ctx.inf, *(m[0] for m in marks), self.ctx.inf]
         result: Region = []
-        for low, high in zip(edges, edges[1:], strict=False):
+        for low, high in pairwise(edges):
             if low == high:
                 continue
             middle = _between(self.ctx, low, high)
@@ -464,7 +471,9 @@ def _remainder(a: Poly, b: Poly) -> Poly:
 
 
 def square_free(poly: Poly) -> Poly:
-    """The polynomial with every root once; numeric root finding is slow and rough at multiple roots."""
+    """The polynomial with every root once; numeric root finding is slow and rough at multiple
+    roots.
+    """
     if len(poly) < 3:
         return poly
     a, b = poly, tuple(i * c for i, c in enumerate(poly))[1:]

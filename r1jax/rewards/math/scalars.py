@@ -1,9 +1,11 @@
-"""Equality of two scalar expressions: identical, then exact, then modulo a prime, then at points with rising precision.
+"""Equality of two scalar expressions: identical, then exact, then modulo a prime, then at points
+with rising precision.
 
-There is no symbolic simplification. A simplifier's running time has no bound that can be stated beforehand, so a process
-that may not be killed cannot call it; and it decides less than evaluation does: two different expressions of this grammar
-agree at several generic points to 30 digits, and once more to 200, only by a coincidence that nobody can steer, because
-every variable's value is hashed from its name.
+There is no symbolic simplification. A simplifier's running time has no bound that can be stated
+beforehand, so a process that may not be killed cannot call it; and it decides less than evaluation
+does: two different expressions of this grammar agree at several generic points to 30 digits, and
+once more to 200, only by a coincidence that nobody can steer, because every variable's value is
+hashed from its name.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ DPS = 50
 CONFIRM_DPS = 220
 POINTS = 12
 ENOUGH = 4
-# Where variables are taken from: positive, and in several ranges so that ln(x − 5) or √(1 − x) have real points.
+# Where variables are taken from: positive, and in several ranges so that ln(x − 5) or √(1 − x)
+# have real points.
 _RANGES = (
     (1, 3),
     (0.2, 1),
@@ -52,7 +55,9 @@ MIN_PRINTED_DIGITS = (
 
 
 def scalars_equal(left: Node, right: Node, budget: Budget) -> bool:
-    """Whether the two denote one value, or one function of their variables. Raises if that cannot be decided."""
+    """Whether the two denote one value, or one function of their variables. Raises if that cannot
+    be decided.
+    """
     if left == right:
         return True
     values = [_exact_or_none(node, budget) for node in (left, right)]
@@ -82,7 +87,9 @@ def _by_fingerprint(left: Node, right: Node, budget: Budget) -> bool | None:
 
 
 def printed(node: Node) -> tuple[Fraction, int] | None:
-    """Value and number of decimals of a decimal literal that is long enough to stand for a rounded exact value."""
+    """Value and number of decimals of a decimal literal that is long enough to stand for a rounded
+    exact value.
+    """
     sign = 1
     if isinstance(node, Call) and node.name == "neg":
         node, sign = node.args[0], -1
@@ -93,7 +100,9 @@ def printed(node: Node) -> tuple[Fraction, int] | None:
 
 
 def _printed_equal(left: Node, right: Node, budget: Budget) -> bool:
-    """One side is a long decimal: equal if the other, which is none, agrees to one unit of its last place."""
+    """One side is a long decimal: equal if the other, which is none, agrees to one unit of its last
+    place.
+    """
     decimal = [printed(left), printed(right)]
     if (decimal[0] is None) == (decimal[1] is None):
         return False
@@ -152,7 +161,9 @@ def _equal_in_mode(left: Node, right: Node, mode: Mode, budget: Budget) -> bool:
 
 
 def sample_points(*nodes: Node) -> Iterator[dict[str, Fraction]]:
-    """Positive values for the variables, integers for those that only make sense as such; one empty point for none."""
+    """Positive values for the variables, integers for those that only make sense as such; one empty
+    point for none.
+    """
     names = sorted(frozenset().union(*(free_symbols(node) for node in nodes)))
     whole = frozenset().union(*(_integer_symbols(node) for node in nodes))
     if not names:
@@ -174,7 +185,9 @@ def _sample(name: str, index: int, whole: bool) -> Fraction:
 
 
 def _integer_symbols(node: Node) -> frozenset[str]:
-    """Variables in the range of a sum, in an exponent over a negative number, or under gcd, lcm and mod."""
+    """Variables in the range of a sum, in an exponent over a negative number, or under gcd, lcm and
+    mod.
+    """
     found: frozenset[str] = frozenset()
     for n in walk(node):
         if isinstance(n, Bound) and n.kind in ("sum", "prod") and n.high is not None:
@@ -209,7 +222,8 @@ def _agree(
         close = bool(gap <= size * ctx.mpf(10) ** (20 - DPS))
     if close and point:
         return True, real
-    # A constant, or a suspected cancellation: a true difference stays at higher precision, rounding noise shrinks.
+    # A constant, or a suspected cancellation: a true difference stays at higher precision,
+    # rounding noise shrinks.
     a, b, real, _ = evaluate_pair(left, right, point, mode, budget, CONFIRM_DPS)
     with ctx.workdps(CONFIRM_DPS):
         fine_gap, size = abs(a - b), max(abs(a), abs(b))

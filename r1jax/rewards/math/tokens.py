@@ -1,4 +1,6 @@
-"""LaTeX, ASCII and plain words to one token stream. A single left-to-right scan with bounded look-ahead."""
+"""LaTeX, ASCII and plain words to one token stream. A single left-to-right scan with bounded look-
+ahead.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,26 @@ from fractions import Fraction
 
 from r1jax.rewards.math.clean import close_brace
 from r1jax.rewards.math.nodes import Unparsable
+from r1jax.rewards.math.vocabulary import (
+    CLOSERS,
+    COMMAND_ALIASES,
+    COMMANDS,
+    FUNCTION_ALIASES,
+    FUNCTIONS,
+    GREEK,
+    GREEK_ALIASES,
+    MONEY,
+    OPENERS,
+    OPERATORS,
+    SHORT_WORDS,
+    SIZES,
+    SKIPPED_WITH_ARGUMENT,
+    SPACES,
+    SYMBOLS,
+    TEXT_COMMANDS,
+    WORD_OPERATORS,
+    WORD_SYMBOLS,
+)
 
 MAX_TOKENS = 4_000
 MAX_DIGITS = 4_000  # CPython refuses to convert longer literals
@@ -16,7 +38,9 @@ MAX_EXPONENT = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """kind: num, based, sym, upright (one letter of prose), func, cmd, op, open, close, text or end."""
+    """kind: num, based, sym, upright (one letter of prose), func, cmd, op, open, close, text or
+    end.
+    """
 
     kind: str
     text: str
@@ -24,99 +48,6 @@ class Token:
     value: Fraction | None = None
     decimals: int | None = None
 
-
-FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth sech csch "
-    "arcsinh arccosh arctanh ln log lg exp abs sqrt cbrt floor ceil gcd lcm max min sgn det arg Re Im cis "
-    "binom".split()
-)
-FUNCTION_ALIASES = {
-    "asin": "arcsin", "acos": "arccos", "atan": "arctan", "arsinh": "arcsinh", "arcosh": "arccosh", "artanh": "arctanh",
-    "arcsh": "arcsinh", "tg": "tan", "ctg": "cot", "cotan": "cot", "cosec": "csc", "arctg": "arctan", "asinh": "arcsinh",
-    "acosh": "arccosh", "atanh": "arctanh", "sign": "sgn", "ceiling": "ceil", "usqrt": "sqrt", "ucbrt": "cbrt",
-    "operatornamearcsin": "arcsin", "Arg": "arg", "choose": "binom",
-}  # fmt: skip
-GREEK = frozenset(
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega "
-    "Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega ell".split()
-)
-_GREEK_ALIASES = {
-    "varphi": "phi",
-    "varepsilon": "epsilon",
-    "vartheta": "theta",
-    "varrho": "rho",
-    "varsigma": "sigma",
-}
-
-OPERATORS = {
-    "times": "*", "cdot": "*", "ast": "*", "div": "/", "pm": "±", "mp": "∓", "lt": "<", "gt": ">", "le": "<=", "leq": "<=",
-    "leqslant": "<=", "leqq": "<=", "ge": ">=", "geq": ">=", "geqslant": ">=", "geqq": ">=", "ne": "!=", "neq": "!=",
-    "approx": "≈", "simeq": "≈", "doteq": "≈", "in": "in", "notin": "notin", "cup": "∪", "bigcup": "∪", "cap": "∩",
-    "setminus": "\\", "backslash": "\\", "smallsetminus": "\\", "equiv": "≡", "sim": "~", "cong": "≅",
-    "parallel": "∥", "perp": "⊥", "subset": "⊂", "subseteq": "⊆", "to": "->", "rightarrow": "->", "mapsto": "->",
-    "land": "and", "wedge": "and", "lor": "or", "vee": "or", "mid": "|", "vert": "|", "colon": ":", "bmod": "mod",
-    "mod": "mod", "|": "|", "%": "%", "permille": "permille", "degree": "deg", "circ": "deg", "prime": "'", "propto": "∝",
-    "middle": "", "factorial": "!", "dotsm": "", "And": "and", "iff": "≡", "divides": "|", "over": "over",
-}  # fmt: skip
-_OPEN = {
-    "{": r"\{",
-    "lbrace": r"\{",
-    "lfloor": "floor",
-    "lceil": "ceil",
-    "langle": "<",
-    "lvert": "|",
-    "lVert": "|",
-    "lbrack": "[",
-}
-_CLOSE = {
-    "}": r"\}",
-    "rbrace": r"\}",
-    "rfloor": "floor",
-    "rceil": "ceil",
-    "rangle": "<",
-    "rvert": "|",
-    "rVert": "|",
-    "rbrack": "]",
-}
-_TEXT_COMMANDS = frozenset("text textbf textit textrm textsf mbox mathrm operatorname mathbf mathit mathsf bf rm bm boldsymbol hbox textnormal textup mathnormal emph pmb mathop underline cancel boxed".split())  # fmt: skip
-_COMMANDS = frozenset("frac sqrt binom sum prod int lim overline bar hat vec widehat overrightarrow overleftrightarrow overset underset angle triangle measuredangle odot bigodot square pmod begin end partial mathbb mathcal mathscr mathfrak oint iint widetilde tilde stackrel overbrace underbrace substack phantom not nabla dot hline limits C P".split())  # fmt: skip
-_COMMAND_ALIASES = {"dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom", "Bbb": "mathbb", "fracd": "frac"}  # fmt: skip
-_SIZES = frozenset(
-    "left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr bigm Bigm middle".split()
-)
-_IGNORED = frozenset("displaystyle textstyle scriptstyle limits nolimits quad qquad enspace thinspace hline medspace hfill noindent left right rm bf it sf tt mathstrut strut centering allowbreak nonumber".split())  # fmt: skip
-_SYMBOL_COMMANDS = {"infty": "inf", "pi": "pi", "emptyset": "emptyset", "varnothing": "emptyset", "ldots": "...", "dots": "...",
-                    "cdots": "...", "dotsc": "...", "dotsb": "...", "vdots": "...", "ddots": "...", "imath": "i", "jmath": "j",
-                    "Re": "Re", "Im": "Im", "aleph": "aleph", "hbar": "hbar", "checkmark": "checkmark", "star": "star"}  # fmt: skip
-_MONEY = {
-    "$": "dollar",
-    "euro": "euro",
-    "pounds": "pound",
-    "yen": "yuan",
-    "cent": "cent",
-    "rupee": "rupee",
-    "textdollar": "dollar",
-}
-_WORD_SYMBOLS = {
-    "infinity": "inf",
-    "infty": "inf",
-    "inf": "inf",
-    "oo": "inf",
-    "pi": "pi",
-    "Infinity": "inf",
-    "emptyset": "emptyset",
-}
-_WORD_OPERATORS = {
-    "and": "and",
-    "or": "or",
-    "mod": "mod",
-    "to": "to",
-    "union": "∪",
-    "cup": "∪",
-    "in": "in",
-}
-# Abbreviations short enough to be taken for products of letters.
-SHORT_WORDS = frozenset("cm mm km kg mg mL ml dm lb lbs oz ft in yd mi hr hrs min sec mph kph kmh am pm th st nd rd USD usd RMB CNY EUR GBP Hz kHz MHz kJ kW Pa kPa mol yes no odd even cos deg rad day days year box men ms ns us mA kV if".split())  # fmt: skip
 
 _NUMBER = re.compile(r"\d+\.\d+|\d+\.(?=(?:\s|\\[,!;])*\\(?:overline|bar|dot)|\()|\d+|\.\d+")
 _COMMA_RUN = re.compile(r"\d+(?:,\d+)+(?![,\d])")
@@ -133,19 +64,24 @@ _BASED = re.compile(
     r"(\d[0-9a-f]*(?=\s*_\s*\{?\(?16\b)|\d[0-9A-Z]*|[A-Z]{2,}[0-9A-Z]*|[A-Z]\d[0-9A-Z]*)\s*_\s*(?:\{[\s(\[]*(?:\\(?:text|mathrm|rm)\s*\{?\s*)?(?:base\s*)?"
     r"(\d{1,2}|[a-z]+)\s*[\s)\]}]*\}|(\d{1,2}))"
 )
-_BASE_WORDS = {w: i for i, w in enumerate("two three four five six seven eight nine ten eleven twelve".split(), 2)} | {
-    "sixteen": 16, "hex": 16, "bin": 2, "oct": 8}  # fmt: skip
+_BASE_WORDS = {
+    "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
+    "eleven": 11, "twelve": 12, "sixteen": 16, "hex": 16, "bin": 2, "oct": 8,
+}  # fmt: skip
 _COMMAND = re.compile(r"\\([A-Za-z]+\*?|.)", re.DOTALL)
 _LETTERS = re.compile(r"[A-Za-z]+")
 _SPACE = re.compile(r"[\s~]+")
 _FOREIGN = re.compile(r"[^\x00-\x7f]+")
-_SIMPLE_OPERATORS = ("<=>", "...", "<=", ">=", "!=", "->", "=>", ":=", "**", "+", "-", "*", "/", "^", "_", "=", "<",
+_SIMPLE_OPERATORS = ("<=>", "...", "<=", ">=", "!=", "->", "=>", ":=", "**", "+", "-", "*", "/",
+    "^", "_", "=", "<",
                      ">", "!", "'", ",", ";", ":", "|", "&", "%")  # fmt: skip
 _SAME = {"**": "^", "=>": "->", ":=": "=", "<=>": "≡"}
 
 
 def infer_period(digits: str) -> str:
-    """The block that "0.1212..." repeats: the shortest one printed at least twice (a single digit: three times)."""
+    """The block that "0.1212..." repeats: the shortest one printed at least twice (a single digit:
+    three times).
+    """
     for size in range(1, len(digits) // 2 + 1):
         block = digits[-size:]
         if digits.endswith(block * (3 if size == 1 else 2)):
@@ -160,7 +96,9 @@ def repeating(whole: str, fixed: str, period: str) -> Fraction:
 
 
 class Scanner:
-    """`words` says that letter runs are prose (inside \\text); `split_commas` that 1,234 is two numbers."""
+    """`words` says that letter runs are prose (inside \\text); `split_commas` that 1,234 is two
+    numbers.
+    """
 
     def __init__(
         self, text: str, *, words: bool = False, split_commas: bool = False, depth: int = 0
@@ -260,7 +198,8 @@ class Scanner:
         return True
 
     def _thousands(self) -> str | None:
-        """The text of a literal with commas between its digit groups. Inside brackets the commas part the entries, unless
+        """The text of a literal with commas between its digit groups. Inside brackets the commas
+        part the entries, unless
         other entries are parted by a comma and a space."""
         run = _COMMA_RUN.match(self.text, self.pos)
         if run is None or self.split_commas or not _THOUSANDS.match(run.group()):
@@ -297,7 +236,7 @@ class Scanner:
         self._emit_number(value, len(decimals) if decimals else None, end)
 
     def _repeating(self, whole: str, decimals: str, end: int) -> tuple[Fraction, int] | None:
-        """The value and the end of a repeating decimal that starts with the literal before `end`."""
+        """Value and end of a repeating decimal that starts with the literal before `end`."""
         if marked := _MARKED.match(self.text, end):
             period = next(g for g in marked.groups() if g)
             return repeating(whole, decimals, period), marked.end()
@@ -337,12 +276,12 @@ class Scanner:
         after = self.text[self.pos + len(run) : self.pos + len(run) + 1]
         if run in FUNCTION_ALIASES or run in FUNCTIONS:
             self._emit("func", FUNCTION_ALIASES.get(run, run), len(run))
-        elif run in _WORD_SYMBOLS:
-            self._emit("sym", _WORD_SYMBOLS[run], len(run))
-        elif lower in _WORD_OPERATORS and not (
+        elif run in WORD_SYMBOLS:
+            self._emit("sym", WORD_SYMBOLS[run], len(run))
+        elif lower in WORD_OPERATORS and not (
             run == "in" and self.tokens and self.tokens[-1].kind == "num"
         ):
-            self._emit("op", _WORD_OPERATORS[lower], len(run))
+            self._emit("op", WORD_OPERATORS[lower], len(run))
         elif run in GREEK:
             self._emit("sym", run, len(run))
         elif (
@@ -374,42 +313,32 @@ class Scanner:
         if match is None:
             raise Unparsable("backslash at the end")
         name, end = match.group(1).rstrip("*"), match.end()
-        if name in _TEXT_COMMANDS:
+        if name in TEXT_COMMANDS:
             return self._text_command(name, end)
-        if name in _SIZES:
+        if name in SIZES:
             return self._sized(name, end)
         width = end - self.pos
-        if name in (",", ";", ":", "!", " ", "\n", ">", "/") or name in _IGNORED:
+        if name in SPACES:
             self.pos, self.spaced = end, self.spaced or name != "!"
-        elif name in (
-            "hspace",
-            "vspace",
-            "phantom",
-            "hphantom",
-            "vphantom",
-            "label",
-            "tag",
-            "color",
-            "textcolor",
-        ):
+        elif name in SKIPPED_WITH_ARGUMENT:
             self.pos, self.spaced = self._skip_group(end), True
         elif name == "\\":
             self._emit("op", "\\\\", width)
-        elif name in _OPEN or name in _CLOSE:
-            self.brackets += 1 if name in _OPEN else -1
-            self._emit("open" if name in _OPEN else "close", (_OPEN | _CLOSE)[name], width)
-        elif name in _MONEY:
-            self._emit("text", _MONEY[name], width)
+        elif name in OPENERS or name in CLOSERS:
+            self.brackets += 1 if name in OPENERS else -1
+            self._emit("open" if name in OPENERS else "close", (OPENERS | CLOSERS)[name], width)
+        elif name in MONEY:
+            self._emit("text", MONEY[name], width)
         elif name in OPERATORS:
             self._emit("op", OPERATORS[name], width)
-        elif name in _SYMBOL_COMMANDS and name not in ("Re", "Im"):
-            self._emit("sym", _SYMBOL_COMMANDS[name], width)
-        elif name in _COMMANDS or name in _COMMAND_ALIASES:
-            self._emit("cmd", _COMMAND_ALIASES.get(name, name), width)
+        elif name in SYMBOLS:
+            self._emit("sym", SYMBOLS[name], width)
+        elif name in COMMANDS or name in COMMAND_ALIASES:
+            self._emit("cmd", COMMAND_ALIASES.get(name, name), width)
         elif name in FUNCTIONS or name in FUNCTION_ALIASES:
             self._emit("func", FUNCTION_ALIASES.get(name, name), width)
-        elif name in GREEK or name in _GREEK_ALIASES:
-            self._emit("sym", _GREEK_ALIASES.get(name, name), width)
+        elif name in GREEK or name in GREEK_ALIASES:
+            self._emit("sym", GREEK_ALIASES.get(name, name), width)
         else:
             raise Unparsable(f"unknown command \\{name[:20]}")
 
@@ -420,7 +349,9 @@ class Scanner:
         return end
 
     def _sized(self, name: str, end: int) -> None:
-        """\\left| opens, \\right| closes, \\left. and \\right. are nothing; other fences come as tokens of their own."""
+        """\\left| opens, \\right| closes, \\left. and \\right. are nothing; other fences come as
+        tokens of their own.
+        """
         self.pos = end
         space = _SPACE.match(self.text, end)
         at = space.end() if space else end
@@ -435,7 +366,9 @@ class Scanner:
             self.pos = at + 1
 
     def _text_command(self, name: str, end: int) -> None:
-        """Splice the tokens of the braces. Bold i, j, k are base vectors; a bare switch such as \\rm says nothing."""
+        """Splice the tokens of the braces. Bold i, j, k are base vectors; a bare switch such as
+        \\rm says nothing.
+        """
         space = _SPACE.match(self.text, end)
         at = space.end() if space else end
         if not self.text.startswith("{", at):

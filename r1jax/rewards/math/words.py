@@ -1,8 +1,12 @@
-"""Answers in words: how they are normalised, which say the same, and which are choices of a multiple-choice question."""
+"""Answers in words: how they are normalised, which say the same, and which are choices of a
+multiple-choice question.
+"""
 
 from __future__ import annotations
 
 import re
+
+from r1jax.rewards.math.vocabulary import names
 
 _WRAP = re.compile(
     r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname|mathsf|rm|bf)\s*\{"
@@ -12,22 +16,32 @@ _SYNONYMS = (
     ("对", "正确", "√", "是的", "对的", "checkmark"),
     ("错", "错误", "×", "不正确", "不对", "错的"),
     ("dne", "does not exist", "doesnotexist", "不存在"),
-    ("no solution", "no solutions", "no real solution", "no real solutions", "none exist", "无解", "没有解", "无实数解", "无实根",
-     "there is no solution", "there are no solutions", "empty set", "the empty set", "emptyset", "空集", "varnothing"),
-    ("all real numbers", "all reals", "the set of all real numbers", "the real numbers", "全体实数", "实数集", "任意实数",
+    ("no solution", "no solutions", "no real solution", "no real solutions", "none exist", "无解",
+    "没有解", "无实数解", "无实根",
+     "there is no solution", "there are no solutions", "empty set", "the empty set", "emptyset",
+     "空集", "varnothing"),
+    ("all real numbers", "all reals", "the set of all real numbers", "the real numbers", "全体实数",
+    "实数集", "任意实数",
      "all real x", "any real number", "所有实数"),
     ("infinity", "infty", "inf", "正无穷"),
-    ("infinitely many", "infinitely many solutions", "infinite solutions", "无数", "无数个", "无穷多", "无穷多个", "无数多个"),
+    ("infinitely many", "infinitely many solutions", "infinite solutions",
+     "无数", "无数个", "无穷多", "无穷多个", "无数多个"),
     ("undefined", "not defined", "未定义"),
-    ("monday", "mon", "星期一", "周一"), ("tuesday", "tue", "星期二", "周二"), ("wednesday", "wed", "星期三", "周三"),
-    ("thursday", "thu", "星期四", "周四"), ("friday", "fri", "星期五", "周五"), ("saturday", "sat", "星期六", "周六"),
+    ("monday", "mon", "星期一", "周一"),
+    ("tuesday", "tue", "星期二", "周二"),
+    ("wednesday", "wed", "星期三", "周三"),
+    ("thursday", "thu", "星期四", "周四"),
+    ("friday", "fri", "星期五", "周五"),
+    ("saturday", "sat", "星期六", "周六"),
     ("sunday", "sun", "星期日", "星期天", "周日"),
 )  # fmt: skip
-_SPOKEN = {w: i for i, w in enumerate("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty".split())}  # fmt: skip
-_TENS = {
-    w: 10 * i
-    for i, w in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)
-}
+_ONES = """
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
+    sixteen seventeen eighteen nineteen
+"""
+_SPOKEN = {word: value for value, word in enumerate(_ONES.split())}
+_DECADES = "twenty thirty forty fifty sixty seventy eighty ninety"
+_TENS = {word: 10 * value for value, word in enumerate(_DECADES.split(), 2)}
 _FILLERS = frozenset(("the", "an"))
 _CHOICE = re.compile(
     r"^(?:(?:option|choice|answer|选项|选)\s*:?\s*)?[(\[]?\s*([A-Z])\s*(?:[)\].:、]|$|,(?!\s*[A-J]\b)|\s(?=because|since|as\b|which))\s*(.*)$",
@@ -45,7 +59,10 @@ def _fold(words: str) -> str:
 _CANON = {_fold(word): _fold(group[0]) for group in _SYNONYMS for word in group}
 
 
-_STOCK = frozenset("yes no odd even both neither all none true false up down left right east west north south red blue green black white boy girl sum set line ray cow dog cat men women one point".split())  # fmt: skip
+_STOCK = names("""
+    yes no odd even both neither all none true false up down left right east west north south red
+    blue green black white boy girl sum set line ray cow dog cat men women one point
+""")
 
 
 def plain(text: str) -> str:
@@ -122,7 +139,9 @@ def leading_choice(text: str) -> tuple[str, str] | None:
 
 
 def same_choices(gold: str, pred: str) -> bool:
-    """Several letters are a set unless they read as an arrangement: out of order, or a whole run A, B, C, …"""
+    """Several letters are a set unless they read as an arrangement: out of order, or a whole run A,
+    B, C, …
+    """
     if gold == pred:
         return True
     if sorted(gold) != sorted(pred) or len(set(gold)) != len(gold):
