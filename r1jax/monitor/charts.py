@@ -14,7 +14,7 @@ import numpy as np
 from r1jax.monitor.scales import Scale, make_scale, number_text
 
 FONT = 12.0  # px, of tick labels
-SIZE = (400.0, 230.0)
+SIZE = (350.0, 220.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,9 +184,15 @@ def dumbbells(
         parts.append(text(left - 10, y + FONT / 3, label, "end"))
         if before is not None and after is not None:
             parts.append(f'<path class="rod" d="M{before:.1f} {y:g}H{after:.1f}"/>')
-        for at, kind, style in ((before, "hollow", styles[0]), (after, "full", styles[1])):
+        # The hollow one is wider: where nothing changed both are seen.
+        for at, kind, style, radius in (
+            (before, "hollow", styles[0], 7.5),
+            (after, "full", styles[1], 4.0),
+        ):
             if at is not None:
-                parts.append(f'<circle class="{kind} s{style}" cx="{at:.1f}" cy="{y:g}" r="5.5"/>')
+                parts.append(
+                    f'<circle class="{kind} s{style}" cx="{at:.1f}" cy="{y:g}" r="{radius}"/>'
+                )
     summary = "; ".join(
         f"{label}: {number_text(before)} before, {number_text(after)} after"
         for label, before, after in rows
@@ -315,7 +321,7 @@ def standalone(chart: Chart, css: str, *, margin: float = 20.0) -> str:
     width, height = (side + 2 * margin for side in chart.size)
     body = (
         f"<style>{css}</style>"
-        f'<rect class="paper" width="{width:g}" height="{height:g}" rx="12"/>'
+        f'<rect class="paper" x=".5" y=".5" width="{width - 1:g}" height="{height - 1:g}" rx="12"/>'
         f'<g transform="translate({margin:g} {margin:g})">{chart.body}</g>'
     )
     return svg((width, height), body, chart.summary) + "\n"
@@ -342,9 +348,11 @@ def _end_values(
             if len(known):
                 i = known[-1 if last else 0]
                 y = float(panel.py(bins.mean[i : i + 1], line.right)[0])
-                ends.append((y, float(px[i]), number_text(float(bins.mean[i])), line.style))
+                ends.append(
+                    (y, float(px[i]), number_text(float(bins.mean[i]), bare=False), line.style)
+                )
         for rank, (y, x, label, style) in enumerate(sorted(ends)):
-            shift = -FONT * 0.75 if rank == 0 else FONT * 1.45
+            shift = -FONT * 0.9 if rank == 0 else FONT * 1.65
             anchor = "end" if last else ""
             parts.append(f'<circle class="full s{style}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
             parts.append(text(x, y + shift, label, f"value ink s{style} {anchor}"))
@@ -360,9 +368,9 @@ def _chart(
     parts: Sequence[str],
 ) -> Chart:
     hover = {
-        "x": [number_text(float(value), 7) for value in np.round(x)],
+        "x": [f"{value:,.0f}" for value in x],
         "px": [round(float(value), 1) for value in px],
-        "y": [[number_text(float(value)) for value in row] for row in values],
+        "y": [[number_text(float(value), bare=False) for value in row] for row in values],
         "ends": [round(end, 1) for end in panel.y_ends],
     }
     summary = "; ".join(

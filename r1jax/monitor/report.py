@@ -10,6 +10,8 @@ from r1jax.monitor.report_data import read_run
 from r1jax.monitor.report_page import page_html
 from r1jax.monitor.report_style import CHART_CSS
 
+FIGURE_SIZE = (760.0, 320.0)  # about the width of a README, so that its labels read well there
+
 
 def write_report(workdir: pathlib.Path) -> pathlib.Path:
     """Write `report.html` into a run's workdir and return its path.
@@ -23,7 +25,7 @@ def write_report(workdir: pathlib.Path) -> pathlib.Path:
 
 def write_figure(workdir: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
     """Write accuracy and length over the RL steps as an SVG file that stands alone."""
-    figure = hero_figure(read_run(workdir))
+    figure = hero_figure(read_run(workdir), [FIGURE_SIZE])
     if figure is None:
         names = " or ".join(line.metric for line in HERO)
         raise UserError(f"{workdir / 'metrics.jsonl'}: holds no {names}, so there is no figure")

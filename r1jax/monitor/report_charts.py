@@ -10,7 +10,7 @@ from r1jax.monitor.report_data import Run, Table
 from r1jax.monitor.report_style import STYLES
 from r1jax.monitor.report_verdict import phase_name
 
-FEWEST_SAMPLES = 5  # of one kind in a step, for their accuracy to be drawn
+FEWEST_SAMPLES = 10  # of one kind in a step, for their accuracy to be drawn
 OTHERS = 48  # charts of metrics that no section asked for
 SHARE = Axis("share", 0.0, 1.0)
 
@@ -54,14 +54,14 @@ HERO = (
 
 LEARNING = (
     Plan(
-        "Accuracy with and without reasoning",
+        "Accuracy, reasoning or not",
         (
-            Line("accuracy_with_reasoning", "with"),
+            Line("accuracy_with_reasoning", "with reasoning"),
             Line("accuracy_without_reasoning", "without"),
             Line("reasoning_share", "share that reasons"),
         ),
         SHARE,
-        note=f"Left out where a step has fewer than {FEWEST_SAMPLES} samples of a kind.",
+        note=f"Only steps with {FEWEST_SAMPLES} samples of a kind or more.",
     ),
     Plan(
         "Reward and its parts",
@@ -69,13 +69,13 @@ LEARNING = (
         Axis("mean of a step's samples"),
     ),
     Plan(
-        "At least one right of k",
+        "pass@k in training",
         (Line("accuracy", "pass@1"), Line("pass@*", "pass@{}")),
         SHARE,
-        note="On the training prompts, from the samples of each step.",
+        note="Prompts of which one of k samples is right.",
     ),
     Plan(
-        "Length of right and wrong responses",
+        "Length, right or wrong",
         (
             Line("completions/mean_length", "all"),
             Line("completions/mean_length_wrong", "wrong"),
@@ -84,22 +84,24 @@ LEARNING = (
         Axis("tokens"),
     ),
     Plan(
-        "Groups with nothing to learn from",
+        "Groups of equal rewards",
         (
-            Line("frac_reward_zero_std", "share of groups with equal rewards"),
-            Line("reward_std", "reward's spread in a group", right=True),
+            Line("frac_reward_zero_std", "share of groups"),
+            Line("reward_std", "std of rewards", right=True),
         ),
         Axis("share of groups", 0.0, 1.0),
         Axis("std", 0.0),
+        note="Groups of equal rewards teach nothing; the std is that inside a group.",
     ),
     Plan(
         "Entropy and confidence",
         (
             Line("entropy", "entropy"),
-            Line("mean_probability", "mean probability of sampled tokens", right=True),
+            Line("mean_probability", "mean probability", right=True),
         ),
         Axis("entropy, nats", 0.0),
         Axis("probability", None, 1.0),
+        note="Of the tokens sampled, as the sampler saw them.",
     ),
 )
 
@@ -118,7 +120,7 @@ HEALTH = (
             Line("clip_ratio/region_mean", "either"),
         ),
         Axis("share of tokens", 0.0),
-        note="Tokens whose ratio to the old policy left the clip range.",
+        note="Ratio to the old policy out of the clip range.",
     ),
     Plan(
         "Sampler against trainer",
@@ -127,20 +129,21 @@ HEALTH = (
             Line("sampling/sampling_logp_difference/max", "largest"),
         ),
         Axis("log-prob gap, nats", log=True),
-        note="The same tokens' log-probs when sampled and when trained on.",
+        note="The same tokens, when sampled and when trained on.",
     ),
     Plan(
-        "Distance from other policies",
-        (Line("approx_kl", "from the old policy"), Line("kl", "from the reference")),
+        "Distance of policies",
+        (Line("approx_kl", "from old policy"), Line("kl", "from reference")),
         Axis("KL, nats a token"),
     ),
     Plan(
-        "Responses cut off or left out",
+        "Cut off or left out",
         (
-            Line("completions/clipped_ratio", "cut off at the longest length"),
-            Line("reward/masked", "left out: no valid reward"),
+            Line("completions/clipped_ratio", "cut off"),
+            Line("reward/masked", "left out"),
         ),
-        SHARE,
+        Axis("share", 0.0),
+        note="Cut off at the longest length; left out where grading failed.",
     ),
 )
 
@@ -154,8 +157,8 @@ def step_label(phase: str) -> str:
     return f"{phase_name(phase)} step"
 
 
-def hero_figure(run: Run, *, end_values: bool = True) -> Figure | None:
-    """Accuracy and length on one plot, drawn for wide and for narrow pages."""
+def hero_figure(run: Run, sizes: Sequence[tuple[float, float]] = HERO_SIZES) -> Figure | None:
+    """Accuracy and length on one plot, drawn in each of the sizes."""
     plan = Plan(
         HERO_TITLE,
         HERO,
@@ -174,9 +177,9 @@ def hero_figure(run: Run, *, end_values: bool = True) -> Figure | None:
             x_label=step_label(run.main),
             size=size,
             most=360,
-            end_values=end_values,
+            end_values=True,
         )
-        for size in HERO_SIZES
+        for size in sizes
     )
     return Figure(HERO_TITLE, charts, step_label(run.main))
 
@@ -251,8 +254,8 @@ def phase_times(run: Run) -> Figure | None:
         x_label=step_label(run.main),
     )
     note = (
-        "As the host sees it: the device's work counts where the host waits for it, so an update "
-        "may show under what comes next. The first step compiles."
+        "As the host sees it: the device's work counts where the host waits for it. "
+        "The first step compiles."
     )
     return Figure("Time of a step", (chart,), step_label(run.main), note, boxes=True)
 

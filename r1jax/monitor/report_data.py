@@ -7,7 +7,7 @@ import pathlib
 from array import array
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -237,11 +237,11 @@ def read_object(path: pathlib.Path, problems: list[str]) -> dict[str, Any]:
     return value
 
 
-def is_step(value: Any) -> bool:
+def is_step(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """A finite number that fits a float; JSON has true, NaN and endless digits too."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False

@@ -11,7 +11,7 @@ import numpy as np
 
 import r1jax
 from r1jax.monitor import report_charts as plans
-from r1jax.monitor.charts import Chart, dumbbells
+from r1jax.monitor.charts import dumbbells
 from r1jax.monitor.report_charts import Figure, Plan
 from r1jax.monitor.report_data import Run, is_number
 from r1jax.monitor.report_samples import clean, samples_html
@@ -24,7 +24,7 @@ from r1jax.monitor.report_verdict import (
     reasoning_pays,
     rise_together,
 )
-from r1jax.monitor.scales import number_text, share_text
+from r1jax.monitor.scales import number_text, share_text, signed_text
 
 # Rows of the before/after table; those that are shares also go into the drawing beside it.
 SHARES = {
@@ -50,11 +50,11 @@ def page_html(run: Run) -> str:
         figure_html(hero, "hero") if hero else "",
         _section("Is it a real reproduction?", _tests(tests)),
         _section("Before and after, on held-out prompts", _before_after(run)),
-        _section("What it learned from", _figures(run, plans.LEARNING)),
+        _section("How it learned", _figures(run, plans.LEARNING)),
         _section(
             "Samples, early and late", samples_html(run.early, run.late) or _none("completions")
         ),
-        _section("Health of the training", _figures(run, plans.HEALTH) + _pretraining(run)),
+        _section("Health of the training", _figures(run, plans.HEALTH, _other_losses(run))),
         _section("Where the time went", _times(run)),
         _others(run),
         _config(run.config),
@@ -80,23 +80,26 @@ def figure_html(figure: Figure, classes: str = "") -> str:
         f'<div class="{kind}">{one.svg}</div>'
         for kind, one in zip(("wide", "narrow"), figure.charts, strict=False)
     )
+    at = html.escape(f"{figure.x_label} {chart.hover['x'][-1]}")
     note = f"<figcaption>{html.escape(figure.note)}</figcaption>" if figure.note else ""
     return (
-        f'<figure class="{classes}" data-chart><h3>{html.escape(figure.title)}</h3>'
-        f"{_legend(chart, figure.boxes)}{drawings if len(figure.charts) > 1 else chart.svg}{note}"
+        f'<figure class="{classes}" data-chart><h3>{clean(figure.title)}'
+        f'<span class="at">{at}</span></h3>'
+        f"{_legend(figure)}{drawings if len(figure.charts) > 1 else chart.svg}{note}"
         f'<script type="application/json">{_hover_json(figure)}</script></figure>'
     )
 
 
-def _legend(chart: Chart, boxes: bool) -> str:
+def _legend(figure: Figure) -> str:
+    chart = figure.charts[0]
     entries = []
     for (label, style), values in zip(chart.legend, chart.hover["y"], strict=True):
-        last = next((text for text in reversed(values) if text != "–"), "–")
-        shape = " box" if boxes else ""
+        shape = " box" if figure.boxes else ""
         entries.append(
-            f'<li><i class="key s{style}{shape}"></i>{clean(label)} <b>{html.escape(last)}</b></li>'
+            f'<li><i class="key s{style}{shape}"></i>{clean(label)} '
+            f"<b>{html.escape(values[-1])}</b></li>"
         )
-    return f'<ul class="legend">{"".join(entries)}<li class="at">last</li></ul>'
+    return f'<ul class="legend">{"".join(entries)}</ul>'
 
 
 def _hover_json(figure: Figure) -> str:
@@ -140,14 +143,17 @@ def _head(run: Run, tests: tuple[Verdict, ...]) -> str:
 def _tests(tests: Iterable[Verdict]) -> str:
     cards = []
     for test in tests:
-        kind = {"PASS": "pass", "FAIL": "fail"}.get(test.state, "unsure")
+        kind = {"PASS": "pass", "FAIL": "unsure" if test.expected else "fail"}.get(
+            test.state, "unsure"
+        )
+        state = "FAIL, AS EXPECTED" if test.expected else test.state
         checks = "".join(
             f'<li class="{"yes" if check.passed else "no"}">{html.escape(check.text)}</li>'
             for check in test.checks
         )
         cards.append(
             f'<article class="card test"><header><h3>{html.escape(test.title)}</h3>'
-            f'<span class="badge {kind}">{test.state}</span></header>'
+            f'<span class="badge {kind}">{state}</span></header>'
             f'<p>{html.escape(test.reason)}</p><ul class="checks">{checks}</ul>'
             f'<p class="rule"><b>Rule.</b> {html.escape(test.rule)}</p></article>'
         )
@@ -191,7 +197,7 @@ def _before_after(run: Run) -> str:
         "is right."
     )
     return (
-        f'<div class="grid2"><div class="card">{table}</div><figure>'
+        f'<div class="grid2"><div class="card">{table}</div><figure class="dumbbells">'
         f"<h3>Share of prompts solved</h3>"
         f'<ul class="legend">{legend}</ul>{chart.svg}<figcaption>{note}</figcaption></figure></div>'
     )
@@ -202,22 +208,22 @@ def _row(label: str, before: float | None, after: float | None, *, share: bool) 
     change = "–"
     if before is not None and after is not None:
         difference = after - before
-        change = f"{difference:+.3f}" if share else f"{difference:+.3g}"
+        change = f"{difference:+.3f}".replace("-", "−") if share else signed_text(difference)
     return (
         f"<tr><th>{clean(label)}</th><td>{html.escape(say(before))}</td>"
-        f'<td class="main">{html.escape(say(after))}</td><td>{change.replace("-", "−")}</td></tr>'
+        f'<td class="main">{html.escape(say(after))}</td><td>{change}</td></tr>'
     )
 
 
-def _figures(run: Run, wanted: Sequence[Plan]) -> str:
+def _figures(run: Run, wanted: Sequence[Plan], more: str = "") -> str:
     figures = [plans.make_figure(run, plan, run.main) for plan in wanted]
     missing = [plan.title for plan, figure in zip(wanted, figures, strict=True) if figure is None]
     shown = "".join(figure_html(figure) for figure in figures if figure)
-    grid = f'<div class="grid3">{shown}</div>' if shown else ""
+    grid = f'<div class="grid3">{shown}{more}</div>' if shown or more else ""
     return grid + (_none(*missing) if missing else "")
 
 
-def _pretraining(run: Run) -> str:
+def _other_losses(run: Run) -> str:
     """Loss and entropy of every other phase that has them: the base's pre-training, an SFT."""
     figures = []
     for phase in run.phases:
@@ -228,8 +234,7 @@ def _pretraining(run: Run) -> str:
         )
         if phase != run.main:
             figures.append(plans.make_figure(run, plan, phase))
-    shown = "".join(figure_html(figure) for figure in figures if figure)
-    return f'<div class="grid3" style="margin-top:18px">{shown}</div>' if shown else ""
+    return "".join(figure_html(figure) for figure in figures if figure)
 
 
 def _times(run: Run) -> str:
@@ -242,13 +247,14 @@ def _times(run: Run) -> str:
         compiled = known.get("compile")
         note = ""
         if compiled is not None:
-            note = f"Compiling took {number_text(compiled)} s of this; it is part of the phases."
-        cards.append(_totals("The whole run", whole, note))
+            note = f"Compiling took {number_text(compiled)} s of this, spread over the phases."
+        cards.append(_totals("Whole run", whole, note))
     columns = run.table.columns
     parts = {k[5:]: float(np.nansum(v)) for k, v in columns.items() if k.startswith("time/")}
-    cards.append(_totals(f"All {phase_name(run.main)} steps", parts, ""))
-    figures = [figure_html(figure) for figure in (steps, speed) if figure]
-    shown = "".join([*figures, *cards])
+    cards.append(_totals(f"{phase_name(run.main)} steps", parts, ""))
+    totals = "".join(cards)
+    shown = "".join(figure_html(figure) for figure in (steps, speed) if figure)
+    shown += f'<article class="card totals">{totals}</article>' if totals else ""
     return f'<div class="grid3">{shown}</div>' if shown else _none("times")
 
 
@@ -264,8 +270,8 @@ def _totals(title: str, seconds: Mapping[str, float], note: str) -> str:
         for name, value in sorted(seconds.items(), key=lambda item: -item[1])
     )
     return (
-        f'<article class="card"><h3>{html.escape(title)}: {number_text(total)} s</h3>'
-        f'<table><tbody>{rows}</tbody></table><p class="note">{html.escape(note)}</p></article>'
+        f"<h3>{html.escape(title)}: {number_text(total)} s</h3>"
+        f'<table><tbody>{rows}</tbody></table><p class="note">{html.escape(note)}</p>'
     )
 
 

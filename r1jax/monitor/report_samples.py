@@ -32,14 +32,14 @@ def group_samples(samples: Sequence[Sample]) -> list[Group]:
 
 
 def pair_groups(early: list[Group], late: list[Group]) -> list[tuple[Group, Group | None]]:
-    """Most alike prompts first matched; the same prompt, where it was logged at both ends."""
+    """The same prompt where it was logged at both ends, or like ones, or the first and the last."""
     if not late:
         return [(group, None) for group in early[:PAIRS]]
     ranked = sorted(
-        ((-likeness(a[0], b[0]), i, j) for i, a in enumerate(early) for j, b in enumerate(late))
+        ((-alike(a[0], b[0]), i + j, i, j) for i, a in enumerate(early) for j, b in enumerate(late))
     )
     free_early, free_late, pairs = set(range(len(early))), set(range(len(late))), []
-    for _, i, j in ranked:
+    for _, _, i, j in ranked:
         if i in free_early and j in free_late and len(pairs) < PAIRS:
             free_early.remove(i)
             free_late.remove(j)
@@ -47,12 +47,12 @@ def pair_groups(early: list[Group], late: list[Group]) -> list[tuple[Group, Grou
     return [(early[i], late[j]) for i, j in sorted(pairs)]
 
 
-def likeness(a: str, b: str) -> float:
-    """Share of pairs of neighbouring characters that two texts have in common; 1 if equal."""
+def alike(a: str, b: str) -> int:
+    """2 for equal texts, 1 if they share half of their pairs of neighbouring characters, else 0."""
     if a == b:
-        return 1.0
+        return 2
     sets = [{text[i : i + 2] for i in range(len(text) - 1)} for text in (a, b)]
-    return 0.99 * len(sets[0] & sets[1]) / max(len(sets[0] | sets[1]), 1)
+    return int(2 * len(sets[0] & sets[1]) >= max(len(sets[0] | sets[1]), 1))
 
 
 def _side(group: Group, when: str) -> str:

@@ -18,7 +18,8 @@ FONTS = (
 SHAPES_CSS = f"""
 svg text{{font-family:{FONTS};fill:var(--soft)}}
 svg .title{{font-weight:500}}
-svg .value{{font-weight:700;font-size:14px}}
+svg .value{{font-weight:700;font-size:14px;paint-order:stroke;stroke:var(--card);stroke-width:4px;
+stroke-linejoin:round}}
 svg .cut{{font-size:11px}}
 svg .middle{{text-anchor:middle}}
 svg .end{{text-anchor:end}}
@@ -28,7 +29,9 @@ svg .line{{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}}
 svg .band{{stroke:none;opacity:.18}}
 svg .rod{{stroke:var(--axis);stroke-width:2.5;fill:none}}
 svg circle{{stroke-width:2.5}}
-svg .hollow,svg .paper{{fill:var(--card)}}
+svg .hollow{{fill:none}}
+svg .paper{{fill:var(--card);stroke:var(--edge)}}
+svg .paper~g .line{{stroke-width:2.75}}
 """
 
 
@@ -65,9 +68,12 @@ body{{margin:0;background:var(--page);color:var(--text);font:16px/1.55 {FONTS};
 -webkit-text-size-adjust:100%}}
 main{{max-width:1180px;margin:0 auto;padding:40px 24px 64px}}
 h1{{font-size:clamp(1.35rem,1rem + 1.6vw,2.05rem);line-height:1.25;letter-spacing:-.015em;
-margin:.3em 0 .35em;max-width:30em;text-wrap:balance}}
+margin:.3em 0 .35em;text-wrap:balance}}
 h2{{font-size:1.25rem;letter-spacing:-.01em;margin:52px 0 14px}}
 h3{{font-size:1rem;margin:0 0 2px;line-height:1.35}}
+figure h3{{display:flex;justify-content:space-between;gap:10px;align-items:baseline}}
+.at{{color:var(--soft);font-size:.8rem;font-weight:400;white-space:nowrap;
+font-variant-numeric:tabular-nums}}
 p{{margin:.3em 0}}
 .eyebrow{{color:var(--soft);font-size:.9rem;margin:0}}
 .eyebrow b{{color:var(--text)}}
@@ -77,16 +83,18 @@ p{{margin:.3em 0}}
 padding:16px 18px;margin:0;min-width:0}}
 .grid3{{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(340px,100%),1fr));gap:18px}}
 .grid2{{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(400px,100%),1fr));gap:18px;
-align-items:start}}
+}}
 .hero{{margin-top:26px;padding:20px 24px}}
 .hero .narrow{{display:none}}
+.hero .line{{stroke-width:2.75}}
+.dumbbells svg{{max-width:480px}}
+figcaption{{margin-top:10px}}
 svg{{display:block;width:100%;height:auto;overflow:visible;margin-top:8px}}
 svg[data-live]{{touch-action:pan-y;outline-offset:4px;border-radius:4px}}
 svg .guide{{stroke:var(--soft);stroke-width:1;stroke-dasharray:2 2}}
 .legend{{display:flex;flex-wrap:wrap;gap:2px 16px;list-style:none;margin:4px 0 0;padding:0;
 font-size:.84rem;color:var(--soft);font-variant-numeric:tabular-nums}}
 .legend b{{color:var(--text);font-weight:600}}
-.legend .at{{margin-left:auto}}
 .key{{display:inline-block;width:16px;height:0;border-top:3px solid var(--c);margin-right:6px;
 vertical-align:middle;position:relative;top:-1px}}
 .key.s2{{border-top-style:dashed}}.key.s3{{border-top-style:dotted}}
@@ -116,7 +124,9 @@ tbody tr:last-child>*{{border-bottom:0}}
 td.main{{font-weight:600}}
 .meter{{display:block;height:9px;border-radius:3px;background:var(--c);min-width:1px}}
 td.bar{{width:40%}}
-.pair{{display:grid;grid-template-columns:1fr 1fr;gap:18px;margin-bottom:18px;align-items:start}}
+.totals td,.totals th{{padding-top:4px;padding-bottom:4px;font-size:.88rem}}
+.totals table+.note+h3{{margin-top:16px}}
+.pair{{display:grid;grid-template-columns:1fr 1fr;gap:18px;margin-bottom:18px}}
 .side h3{{display:flex;justify-content:space-between;gap:10px;color:var(--soft);font-size:.84rem;
 font-weight:500;margin-bottom:6px}}
 pre{{font:.9rem/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,"Liberation Mono",monospace;
@@ -163,7 +173,7 @@ h2{{break-after:avoid}}
 SCRIPT = """
 document.querySelectorAll('figure[data-chart]').forEach(function(figure){
   var data=JSON.parse(figure.querySelector('script').textContent);
-  var values=figure.querySelectorAll('.legend b'), at=figure.querySelector('.legend .at');
+  var values=figure.querySelectorAll('.legend b'), at=figure.querySelector('.at');
   var first=[].map.call(values,function(b){return b.textContent}), said=at.textContent;
   figure.querySelectorAll('svg').forEach(function(svg,drawing){
     var px=data.px[drawing], ends=data.ends[drawing], now=px.length-1;

@@ -8,7 +8,7 @@ import numpy as np
 
 from r1jax.monitor.progress import seconds_text
 from r1jax.monitor.report_data import Run, Table
-from r1jax.monitor.scales import number_text, share_text
+from r1jax.monitor.scales import number_text, share_text, signed_text
 
 RISE = 0.10  # of accuracy, absolute
 GROWTH = 0.20  # of length, relative
@@ -17,6 +17,8 @@ ERRORS = 3.0  # standard errors that a change must exceed
 NO_ROOM = 1 - RISE  # accuracy that cannot rise by RISE
 FEWEST_STEPS = 10
 FEWEST_COMPARED = 5.0  # effective steps with samples of both kinds
+
+LENGTHS = "responses from {:.1f} to {:.1f} tokens"
 
 State = Literal["PASS", "FAIL", "CANNOT TELL"]
 
@@ -36,6 +38,7 @@ class Verdict:
     reason: str  # one sentence: what decided
     rule: str  # exactly what was asked
     checks: tuple[Check, ...] = ()
+    expected: bool = False  # a control is meant to fail
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +67,7 @@ def headline(run: Run) -> str:
             changes.append(f"{label} went from {before[key]:.2f} to {after[key]:.2f}")
             break
     if changes and "mean_length" in before and "mean_length" in after:
-        lengths = (number_text(row["mean_length"]) for row in (before, after))
-        changes.append("responses from {} to {} tokens".format(*lengths))
+        changes.append(LENGTHS.format(before["mean_length"], after["mean_length"]))
     if not changes:
         changes = _training_changes(run.table)
     steps = len(run.table.steps)
@@ -83,9 +85,9 @@ def headline(run: Run) -> str:
 def _training_changes(table: Table) -> list[str]:
     """Without evaluations: first and last steps of what training itself measured."""
     known = {
-        "accuracy": "accuracy in training went from {} to {}",
-        "reward": "reward went from {} to {}",
-        "loss": "loss went from {} to {}",
+        "accuracy": "accuracy in training went from {:.2f} to {:.2f}",
+        "reward": "reward went from {:.3g} to {:.3g}",
+        "loss": "loss went from {:.3g} to {:.3g}",
     }
     name = next((name for name in known if table.get(name) is not None), None)
     if name is None:
@@ -94,15 +96,14 @@ def _training_changes(table: Table) -> list[str]:
     for key, wording in ((name, known[name]), ("completions/mean_length", LENGTHS)):
         change = compute_change(table.get(key))
         if change is not None and (key != name or not texts):
-            texts.append(wording.format(number_text(change.first), number_text(change.last)))
+            texts.append(wording.format(change.first, change.last))
     return texts
 
 
-LENGTHS = "responses from {} to {} tokens"
-
-
 def phase_name(phase: str) -> str:
-    return {"rl": "RL", "sft": "SFT", "ppo": "PPO", "dpo": "DPO"}.get(phase, phase)
+    return {"rl": "RL", "sft": "SFT", "ppo": "PPO", "dpo": "DPO", "pretrain": "pre-training"}.get(
+        phase, phase
+    )
 
 
 def seconds_taken(run: Run) -> float | None:
@@ -123,7 +124,9 @@ def overall(run: Run, tests: tuple[Verdict, ...]) -> str:
         text = "It passes both tests of a real reproduction."
         return text + " A control should not: look at it closely." if run.control else text
     if run.control and tests[0].state == "FAIL":
-        return "Random rewards taught it nothing, as it should be: this run is the control."
+        return (
+            "It is the control: with random rewards it must not pass the first test, and does not."
+        )
     if any(test.state == "FAIL" for test in tests):
         return f"It passes {passed or 'none'} of the two tests of a real reproduction."
     return f"Of the two tests of a real reproduction {passed or 'none'} can be called passed."
@@ -160,8 +163,8 @@ def rise_together(run: Run) -> Verdict:
         return Verdict(title, "CANNOT TELL", reason, rule, checks)
     reason = "Not all of it is so."
     if run.control:
-        reason = "As it should be: the rewards were random, so there was nothing to learn."
-    return Verdict(title, "FAIL", reason, rule, checks)
+        reason = "The rewards were random: there was nothing to learn."
+    return Verdict(title, "FAIL", reason, rule, checks, expected=run.control)
 
 
 def _training_checks(table: Table, accuracy: np.ndarray, length: np.ndarray) -> list[Check]:
@@ -176,9 +179,8 @@ def _training_checks(table: Table, accuracy: np.ndarray, length: np.ndarray) -> 
             continue
         enough = change.rise >= least * (change.first if relative else 1.0) and change.sure
         ends = f"{number_text(change.first)} → {number_text(change.last)}"
-        checks.append(
-            Check(f"In training, {label} {ends} (± {number_text(change.error, 2)})", enough)
-        )
+        size = f"{signed_text(change.rise, 2)} ± {number_text(change.error, 2)}"
+        checks.append(Check(f"In training, {label} {ends} ({size})", enough))
     together = rank_correlation(stretches(accuracy), stretches(length))
     text = f"Rank correlation of accuracy and length {together:.2f}"
     checks.append(Check(text, together >= TOGETHER))
@@ -221,7 +223,7 @@ def reasoning_pays(run: Run) -> Verdict:
     if compared < FEWEST_COMPARED:
         reason = "Too few steps have samples of both kinds."
         return Verdict(title, "CANNOT TELL", reason, rule, checks)
-    size = f"{gap:+.3f} ± {2 * error:.3f} within steps".replace("-", "−")
+    size = f"{signed_text(gap)} ± {2 * error:.3f} within steps"
     if gap - 2 * error > 0:
         note = " The base model already had this." if run.control else ""
         return Verdict(title, "PASS", f"Reasoning changes accuracy by {size}.{note}", rule, checks)
@@ -239,7 +241,7 @@ def _reasoning_evidence(run: Run) -> tuple[Check, ...]:
         if pair[0] is None or pair[1] is None:
             continue
         share = numbers.get("reasoning_share")
-        reasons = "" if share is None else f" ({share_text(share)} of the samples reason)"
+        reasons = "" if share is None else f" ({share:.1%} of the samples reason)"
         text = (
             f"Held out, {when}: {share_text(pair[0])} with, {share_text(pair[1])} without{reasons}"
         )

@@ -84,7 +84,7 @@ def tick_labels(ticks: Sequence[float], gap: float) -> tuple[str, ...]:
     """All with the same decimals; thousands as k, millions as M; powers where numbers are tiny."""
     largest = max((abs(tick) for tick in ticks), default=0.0)
     if 0 < largest < 1e-3:
-        return tuple("0" if abs(t) < gap / 2 else f"{t:.1e}".replace(".0e", "e") for t in ticks)
+        return tuple(number_text(tick if abs(tick) > gap / 2 else 0.0, 2) for tick in ticks)
     unit, suffix = next(
         ((u, s) for u, s in ((1e9, "G"), (1e6, "M"), (1e4, "k")) if largest >= u), (1.0, "")
     )
@@ -93,26 +93,32 @@ def tick_labels(ticks: Sequence[float], gap: float) -> tuple[str, ...]:
     decimals = max(0, -math.floor(math.log10(relative) + 1e-9))
     if round(relative * 10**decimals, 6) % 1:  # 2.5, 0.25
         decimals += 1
+    texts = (f"{tick / unit:.{decimals}f}{suffix}".replace("-", "−") for tick in ticks)
     return tuple(
-        "0" if abs(tick) < gap / 2 else f"{tick / unit:.{decimals}f}{suffix}" for tick in ticks
+        "0" if abs(tick) < gap / 2 else text for tick, text in zip(ticks, texts, strict=True)
     )
 
 
-def number_text(value: float | None, digits: int = 3) -> str:
-    """A number for reading: about `digits` digits, thousands parted, a dash where there is none."""
+def number_text(value: float | None, digits: int = 3, *, bare: bool = True) -> str:
+    """A number for reading: about `digits` digits, thousands parted, a dash where there is none.
+
+    `bare` writes whole numbers without decimals.
+    """
     if value is None or not math.isfinite(value):
         return "–"
-    size = abs(value)
+    size, sign = abs(value), "−" if value < 0 else ""
     if value == 0:
         return "0"
     if size < 1e-3:
-        mantissa, power = f"{value:.1e}".split("e")
-        return f"{mantissa.removesuffix('.0')}e{int(power)}"
-    if size >= 10**digits:
-        return f"{value:,.0f}"
+        mantissa, power = f"{size:.1e}".split("e")
+        return f"{sign}{mantissa.removesuffix('.0')}e{int(power)}"
     decimals = max(0, digits - 1 - math.floor(math.log10(size)))
-    text = f"{value:.{decimals}f}"
-    return text.rstrip("0").rstrip(".") if value == round(value) and "." in text else text
+    return f"{sign}{size:,.{0 if bare and size == round(size) else decimals}f}"
+
+
+def signed_text(value: float, digits: int = 3) -> str:
+    """A change, with its sign."""
+    return ("+" if value > 0 else "") + number_text(value, digits)
 
 
 def share_text(value: float | None, decimals: int = 3) -> str:
