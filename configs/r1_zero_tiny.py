@@ -15,6 +15,7 @@ def get_config():
     config = ConfigDict()
     config.name = "r1_zero_tiny"
     config.model = {"layers": 2, "width": 64, "heads": 4, "kv_heads": 4, "head_dim": 16, "ffn": 128}
+    config.model.qk_norm = True
     config.data = {"task": "running_sum", "max_prompt_tokens": 9}
     config.pretrain = {"steps": 900}
     config.rl = {"steps": 60, "prompts_per_step": 32, "samples_per_prompt": 16}

@@ -6,6 +6,8 @@ Every phase picks up where an earlier run of the same workdir left it.
 """
 
 import pathlib
+import resource
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -50,9 +52,9 @@ def run(config: Config, workdir: pathlib.Path, *, overwrite: bool = False) -> di
 def _run(session: Session) -> dict[str, Any]:
     summary = Summary(session)
     base = summary.time("pretrain", lambda: pretrain(session))
-    summary.evaluate("before", base)
+    summary.evaluate("before", base, 0)
     state = summary.time("rl", lambda: train_rl(session, base))
-    summary.evaluate("after", state.params)
+    summary.evaluate("after", state.params, session.setup.config.rl.steps)
     summary.time("report", lambda: write_report(session.workdir))
     session.say(summary.table())
     session.say(f"report: {session.workdir / 'report.html'}")
@@ -78,22 +80,26 @@ class Summary:
         """Run one phase; its seconds and those spent compiling in it are kept even if it fails."""
         start = time.perf_counter()
         try:
-            return work()
+            result = work()
         finally:
             self._add(phase, time.perf_counter() - start)
             compiled = self._session.compiles.seconds
             self._add("compile", compiled - self._compiled)
             self._compiled = compiled
             self._save()
-            self._session.interrupts.raise_if_received()
+        self._session.interrupts.raise_if_received()
+        return result
 
-    def evaluate(self, when: str, params: Params) -> None:
-        """Measure a policy, unless an earlier process of this workdir has."""
-        if self.value[when] is None:
-            numbers = self.time("evaluate", lambda: evaluate(self._session.setup, params))
-            self.value[when] = finite_or_none(numbers)
-            self._session.sinks.write(f"evaluate_{when}", 0, numbers)
-            self._save()
+    def evaluate(self, when: str, params: Params, step: int) -> None:
+        """Measure the policy of a step, unless an earlier process of this workdir has."""
+        known = self.value[when]
+        if known is not None and known["step"] == step:
+            return
+        numbers = self.time("evaluate", lambda: evaluate(self._session.setup, params))
+        self.value[when] = {**finite_or_none(numbers), "step": step}
+        self._session.forget_after(f"evaluate_{when}", 0)
+        self._session.sinks.write(f"evaluate_{when}", step, numbers)
+        self._save()
 
     def table(self) -> str:
         """Before and after side by side, and where the time went."""
@@ -105,13 +111,16 @@ class Summary:
         seconds = self.value["seconds"]
         spent = ", ".join(f"{name} {value:.0f}" for name, value in seconds.items())
         total = sum(value for name, value in seconds.items() if name != "compile")
-        return "\n".join([*lines, f"seconds: {total:.0f} in all ({spent}; compile is part of all)"])
+        lines.append(f"seconds: {total:.0f} in all ({spent}; compile is part of all)")
+        lines.append(f"peak memory: {self.value['peak_memory_mb']} MB")
+        return "\n".join(lines)
 
     def _add(self, phase: str, seconds: float) -> None:
         known = self.value["seconds"]
         known[phase] = round(known.get(phase, 0.0) + seconds, 2)
 
     def _save(self) -> None:
+        self.value["peak_memory_mb"] = max(self.value.get("peak_memory_mb", 0), peak_memory_mb())
         workdir_lib.write_json(self._path, self.value)
 
 
@@ -125,6 +134,12 @@ ROWS = {
     "accuracy_with_reasoning": "accuracy with reasoning",
     "accuracy_without_reasoning": "accuracy without",
 }
+
+
+def peak_memory_mb() -> int:
+    """The most this process has held at once, its arrays on the host included."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (1024 if sys.platform.startswith("linux") else 1024**2)
 
 
 def _cell(value: float | None) -> str:

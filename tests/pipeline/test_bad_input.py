@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from runs import assert_same_run
 
 
 def one_line(done) -> str:
