@@ -116,21 +116,19 @@ def _foreign(ch: str) -> str:
     return " " if ch.isspace() else ch
 
 
+_BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
+
+
 def close_brace(text: str, start: int) -> int:
     """The index of the brace that closes the one at `start`, or -1."""
     depth = 0
-    i = start
-    while i < len(text):
-        ch = text[i]
-        if ch == "\\":
-            i += 1
-        elif ch == "{":
+    for mark in _BRACES.finditer(text, start):
+        if mark.group() == "{":
             depth += 1
-        elif ch == "}":
+        elif mark.group() == "}":
             depth -= 1
             if depth == 0:
-                return i
-        i += 1
+                return mark.start()
     return -1
 
 

@@ -34,7 +34,8 @@ _MARKERS = (
 )  # fmt: skip
 _BOX_COMMANDS = ("\\boxed", "\\fbox", "\\framebox")
 _JOINT = re.compile(
-    r"(?:[\s$,;&~、，；]|\\[,;:! ()\[\]]|\\q?quad|\\(?:text|mathrm|textbf|mbox)\{[\s,]*(?:and|or)?[\s,]*\}"
+    r"(?:[\s$,;&~、，；]|\\[,;:! ()\[\]]|\\q?quad"
+    r"|\\(?:text|mathrm|textbf|mbox)\{[\s,]*(?:and|or)?[\s,]*\}"
     r"|and|or|和|或|以及"
     r"|\\(?:land|lor|quad)|[A-Za-z](?:_\{?\w\}?)?\s*=)*"
 )

@@ -167,8 +167,7 @@ class Parser(Cursor):
         if bp == RATIO:
             return self.ratio(left)
         if bp == SET:
-            self.take()
-            return Call(token.text, (left, self.expr(SET)))
+            return self.set_operation(left)
         return self.sum(left) if bp == SUM else self.product(left)
 
     def label(self, text: Text) -> Node:
@@ -177,8 +176,10 @@ class Parser(Cursor):
         return text
 
     def relation(self, left: Node) -> Node:
-        labelled = isinstance(left, Chain) and isinstance(left.terms[0], Text)
-        terms, ops = ([*left.terms], [*left.ops]) if labelled else ([left], [])
+        terms: list[Node] = [left]
+        ops: list[str] = []
+        if isinstance(left, Chain) and isinstance(left.terms[0], Text):  # a label before x = 5
+            terms, ops = [*left.terms], [*left.ops]
         while (
             (token := self.peek()).text in RELATIONS and token.kind == "op"
         ) or token.text == "not":
@@ -202,8 +203,18 @@ class Parser(Cursor):
             parts.append(self.expr(RATIO))
         return Ratio(tuple(parts))
 
+    def set_operation(self, left: Node) -> Node:
+        """Unions and intersections of several sets are one node, so that a long one is not a deep one."""
+        sign = self.peek().text
+        parts = [left]
+        while self.skip("op", sign):
+            parts.append(self.expr(SET))
+            if len(parts) > MAX_DEPTH:
+                raise Unparsable("too many set operations")
+        return Call(sign, tuple(parts))
+
     def sum(self, left: Node) -> Node:
-        terms = [left]
+        terms: list[Node] = [left]
         while self.peek().kind == "op" and self.peek().text in ("+", "-", "±", "∓"):
             sign = self.take().text
             term = self.expr(SUM)
@@ -215,7 +226,7 @@ class Parser(Cursor):
         return terms[0] if len(terms) == 1 else Call("+", tuple(terms))
 
     def product(self, left: Node) -> Node:
-        factors = [left]
+        factors: list[Node] = [left]
         quotients = 0
         while self.binding(factors[-1]) == PRODUCT:
             op = self.take().text if self.at("op", "*", "/", "mod") else ""

@@ -206,14 +206,18 @@ class _Maker:
                 result = self.intersect(result, self.of(arg))
             return result
         if name == "\\":
-            return self.intersect(self.of(args[0]), self.complement(self.of(args[1])))
+            return self.subtract(args[0], args[1:])
         if name == "+" and all(isinstance(arg, Call) and arg.name == "neg" for arg in args[1:]):
-            result = self.of(args[0])
-            for arg in args[1:]:
-                assert isinstance(arg, Call)
-                result = self.intersect(result, self.complement(self.of(arg.args[0])))
-            return result
+            return self.subtract(
+                args[0], tuple(arg.args[0] for arg in args[1:] if isinstance(arg, Call))
+            )
         raise Undefined("no set operation")
+
+    def subtract(self, whole: Node, parts: tuple[Node, ...]) -> Region:
+        result = self.of(whole)
+        for part in parts:
+            result = self.intersect(result, self.complement(self.of(part)))
+        return result
 
     def builder(self, element: Node, condition: Node) -> Region:
         """{x ∈ S | conditions}; commas in the condition mean and."""
@@ -295,7 +299,7 @@ class _Maker:
             ):
                 two = Num(Fraction(2))
                 pair = Call("^", (absolute.args[0], two)), Call("^", (other, two))
-                return pair[::-1] if swap else pair
+                return (pair[1], pair[0]) if swap else pair
         return left, right
 
     def half_line(self, at: Value, op: str) -> Region:

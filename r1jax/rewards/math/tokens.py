@@ -61,11 +61,13 @@ _DOTTED = re.compile(
     r"(\d*)\\dot\s*(?:\{\s*(\d)\s*\}|(\d))(?:(\d*)\\dot\s*(?:\{\s*(\d)\s*\}|(\d)))?"
 )
 _BASED = re.compile(
-    r"(\d[0-9a-f]*(?=\s*_\s*\{?\(?16\b)|\d[0-9A-Z]*|[A-Z]{2,}[0-9A-Z]*|[A-Z]\d[0-9A-Z]*)\s*_\s*(?:\{[\s(\[]*(?:\\(?:text|mathrm|rm)\s*\{?\s*)?(?:base\s*)?"
+    r"(\d[0-9a-f]*(?=\s*_\s*\{?\(?16\b)|\d[0-9A-Z]*|[A-Z]{2,}[0-9A-Z]*|[A-Z]\d[0-9A-Z]*)"
+    r"\s*_\s*(?:\{[\s(\[]*(?:\\(?:text|mathrm|rm)\s*\{?\s*)?(?:base\s*)?"
     r"(\d{1,2}|[a-z]+)\s*[\s)\]}]*\}|(\d{1,2}))"
 )
 _BASE_WORDS = {
-    "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
+    "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8,
+    "nine": 9, "ten": 10,
     "eleven": 11, "twelve": 12, "sixteen": 16, "hex": 16, "bin": 2, "oct": 8,
 }  # fmt: skip
 _COMMAND = re.compile(r"\\([A-Za-z]+\*?|.)", re.DOTALL)
