@@ -240,8 +240,7 @@ class StepLog:
         }
         session.sinks.write(PHASE, step, metrics)
         logging = session.setup.config.logging
-        last = step + 1 == session.setup.config.rl.steps
-        if step % logging.completions_every == 0 or last:
+        if step % logging.completions_every == 0:
             session.log_completions(PHASE, step, finished.graded, logging.completions)
         self._progress.step(step + 1, shown(metrics))
 

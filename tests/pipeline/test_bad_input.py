@@ -55,10 +55,7 @@ def test_a_longer_run_goes_on_from_a_shorter_one(runs, whole_run, tmp_path):
     done = runs.run(workdir)
     assert done.returncode == 0, done.stderr
     assert "goes on at step 8" in done.stdout
-    ends = [
-        json.loads((w / "checkpoints/rl/12/run/metadata").read_text()) for w in (workdir, whole_run)
-    ]
-    assert ends[0] == ends[1]
+    assert_same_run(workdir, whole_run)
 
 
 @pytest.mark.parametrize("workdir", ["/dev/null/run", "/proc/r1jax_run"])
