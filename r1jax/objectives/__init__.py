@@ -2,6 +2,7 @@
 
 from r1jax.objectives import (
     advantages,
+    controllers,
     correction,
     distillation,
     kl,
@@ -18,6 +19,7 @@ from r1jax.objectives.policy import PolicyObjective, policy_loss
 __all__ = [
     "PolicyObjective",
     "advantages",
+    "controllers",
     "correction",
     "distillation",
     "kl",

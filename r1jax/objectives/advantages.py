@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from r1jax.objectives import reductions
-from r1jax.objectives.reductions import HostOrDevice
+from r1jax.objectives.reductions import HostOrDevice, Real, Scalar
 
 Scale = Literal["std", "none", "batch_std"]
 
@@ -54,7 +54,7 @@ def group_normalized(
     rewards_PG: Float[HostOrDevice, "P G"],
     *,
     scale: Scale = "std",
-    eps: float = 1e-6,
+    eps: Real = 1e-6,
     ddof: int = 1,
     valid: Bool[HostOrDevice, "P G"] | None = None,
 ) -> Float[Array, "P G"]:
@@ -104,7 +104,7 @@ def gdpo(
     rewards_KPG: Float[HostOrDevice, "K P G"],
     weights_K: Float[HostOrDevice, "K"],
     *,
-    eps: float = 1e-4,
+    eps: Real = 1e-4,
     ddof: int = 1,
     valid: Bool[HostOrDevice, "P G"] | None = None,
 ) -> Float[Array, "P G"]:
@@ -128,7 +128,7 @@ def process_sum(
     step_ends: Int[HostOrDevice, "P G S"],
     *,
     length: int,
-    eps: float = 1e-6,
+    eps: Real = 1e-6,
     ddof: int = 1,
 ) -> Float[Array, "P G {length}"]:
     """DeepSeekMath's process supervision (2402.03300, 4.1.3).
@@ -155,7 +155,7 @@ def zero_variance(
     *,
     is_all_right: Bool[HostOrDevice, "B T"],
     is_all_wrong: Bool[HostOrDevice, "B T"],
-    alpha: float,
+    alpha: Real,
     segment_ids: Int[HostOrDevice, "B T"] | None = None,
 ) -> Float[Array, "B T"]:
     """RL-ZVP 2509.21880: let flat groups teach through the entropy of their tokens.
@@ -171,7 +171,7 @@ def zero_variance(
 
 
 def whiten(
-    values: Float[HostOrDevice, "*shape"], mask: Bool[HostOrDevice, "*shape"], *, eps: float = 1e-8
+    values: Float[HostOrDevice, "*shape"], mask: Bool[HostOrDevice, "*shape"], *, eps: Real = 1e-8
 ) -> Float[Array, "*shape"]:
     """(x - mean) / sqrt(variance + eps) over the counted entries, 0 elsewhere.
 
@@ -188,7 +188,7 @@ def token_rewards(
     *,
     segment_ids: Int[HostOrDevice, "B T"] | None = None,
     kl: Float[HostOrDevice, "B T"] | None = None,
-    kl_coef: float | Float[HostOrDevice, ""] = 0.0,
+    kl_coef: Scalar = 0.0,
 ) -> Float[Array, "B T"]:
     """The outcome reward at each sequence's last counted token, minus kl_coef * kl at every token.
 
@@ -207,7 +207,7 @@ def reinforce_pp(
     rewards_BT: Float[HostOrDevice, "B T"],
     mask: Bool[HostOrDevice, "B T"],
     *,
-    gamma: float = 1.0,
+    gamma: Real = 1.0,
     segment_ids: Int[HostOrDevice, "B T"] | None = None,
 ) -> Float[Array, "B T"]:
     """REINFORCE++ 2501.03262: discounted return to go, whitened over all tokens of the step.
@@ -225,7 +225,7 @@ def reinforce_pp_baseline(
     *,
     lengths_PG: Int[HostOrDevice, "P G"] | None = None,
     valid: Bool[HostOrDevice, "P G"] | None = None,
-    eps: float = 1e-8,
+    eps: Real = 1e-8,
 ) -> Float[Array, "P G"]:
     """REINFORCE++-baseline: subtract the group's mean, then whiten over the step.
 
@@ -249,8 +249,8 @@ def gae(
     values_BT: Float[HostOrDevice, "B T"],
     mask_BT: Bool[HostOrDevice, "B T"],
     *,
-    gamma: float,
-    lam: float | Float[HostOrDevice, "B T"],
+    gamma: Real,
+    lam: Real | Float[HostOrDevice, "B T"],
     segment_ids: Int[HostOrDevice, "B T"] | None = None,
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     """Generalised advantage estimation (1506.02438): advantages and value targets.
@@ -293,7 +293,7 @@ def gae(
 def length_adaptive_lambda(
     mask: Bool[HostOrDevice, "B T"],
     *,
-    alpha: float = 0.05,
+    alpha: Real = 0.05,
     segment_ids: Int[HostOrDevice, "B T"] | None = None,
 ) -> Float[Array, "B T"]:
     """lam = 1 - 1 / (alpha * length), not below 0 (VAPO 2504.05118, alpha 0.05)."""

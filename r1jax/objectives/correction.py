@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from r1jax.objectives import reductions
 from r1jax.objectives.kl import bound_log_ratio
+from r1jax.objectives.reductions import Real
 
 Correction = Literal[
     "none", "tis", "icepop", "sequence_mask", "sequence_product_tis", "sequence_product_mask"
@@ -24,8 +25,8 @@ def correction_weights(
     log_weight: Float[Array, "B T"],
     mask: Bool[Array, "B T"],
     *,
-    low: float | None,
-    high: float | None,
+    low: Real | None,
+    high: Real | None,
     segment_ids: Int[Array, "B T"] | None = None,
 ) -> Float[Array, "B T"]:
     """Weight of each token; w is the token's ratio, None an absent bound.
@@ -58,7 +59,7 @@ def off_policy_sequence_mask(
     advantages: Float[Array, "B T"],
     mask: Bool[Array, "B T"],
     *,
-    delta: float,
+    delta: Real,
     segment_ids: Int[Array, "B T"] | None = None,
 ) -> Bool[Array, "B T"]:
     """False at tokens with A < 0 of sequences with mean_t log(pi_behavior / pi) > delta.

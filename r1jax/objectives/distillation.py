@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from r1jax.objectives.reductions import Real, Scalar
+
 Direction = Literal["forward", "reverse"]
 
 
@@ -37,9 +39,9 @@ def distillation_loss(
     mask: Bool[Array, "B T"],
     *,
     direction: Direction = "forward",
-    temperature: float = 1.0,
+    temperature: Real = 1.0,
     chunk: int = 1024,
-    denominator: float | Float[Array, ""] | None = None,
+    denominator: Scalar | None = None,
 ) -> Float[Array, ""]:
     """Sum over counted tokens of the divergence / denominator (default: the counted tokens).
 
@@ -67,5 +69,5 @@ def distillation_loss(
 
     sums = jax.lax.map(chunk_sum, (chunks(student_hidden), chunks(teacher_hidden), chunks(mask)))
     if denominator is None:
-        denominator = jnp.maximum(mask.sum(), 1).astype(sums.dtype)
-    return sums.sum() / denominator
+        denominator = jnp.maximum(mask.sum(), 1)
+    return sums.sum() / jnp.asarray(denominator).astype(sums.dtype)

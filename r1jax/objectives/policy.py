@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 from r1jax.objectives import kl as kl_lib
 from r1jax.objectives import reductions
 from r1jax.objectives.correction import Correction, correction_weights, off_policy_sequence_mask
-from r1jax.objectives.reductions import HostOrDevice
+from r1jax.objectives.reductions import HostOrDevice, Real, Scalar
 
 Ratio = Literal["token", "sequence", "sequence_token"]
 Surrogate = Literal["clip", "cispo", "sapo", "reinforce"]
@@ -47,19 +47,19 @@ class PolicyObjective:
 
     ratio: Ratio = "token"
     surrogate: Surrogate = "clip"
-    clip_low: float | None = 0.2  # None: no bound on this side
-    clip_high: float | None = 0.2
-    dual_clip: float | None = None
+    clip_low: Real | None = 0.2  # None: no bound on this side
+    clip_high: Real | None = 0.2
+    dual_clip: Real | None = None
     sapo_tau: tuple[float, float] = (1.0, 1.05)
     aggregation: Aggregation = "token_mean"
     constant_length: int | None = None
     kl: Kl = "none"
-    kl_coef: float | Float[Array, ""] = 0.0
+    kl_coef: Scalar = 0.0
     correction: Correction = "none"
-    correction_low: float | None = None
-    correction_high: float | None = None
-    off_policy_delta: float | None = None
-    entropy_coef: float | Float[Array, ""] = 0.0
+    correction_low: Real | None = None
+    correction_high: Real | None = None
+    off_policy_delta: Real | None = None
+    entropy_coef: Scalar = 0.0
 
     def __post_init__(self):
         choices = {
@@ -128,7 +128,7 @@ def token_weights(
     *,
     segment_ids: Int[HostOrDevice, "B T"] | None = None,
     prompt_ids: Int[HostOrDevice, "B T"] | Int[HostOrDevice, "B"] | None = None,
-    denominator: float | Float[HostOrDevice, ""] | None = None,
+    denominator: Scalar | None = None,
     dtype: str | jnp.dtype = "float32",
 ) -> Float[HostOrDevice, "B T"]:
     """Weight of each token in the loss: what its group divides it by, over the number of groups.
@@ -145,9 +145,9 @@ def token_weights(
     if segment_ids is not None:
         mask = mask & (segment_ids != 0)
     divisor_BT, total = _divisors(objective, mask, segment_ids, prompt_ids)
-    if denominator is None:
-        denominator = reductions.namespace(mask).maximum(total, 1).astype(dtype)
-    return mask.astype(dtype) / (divisor_BT.astype(dtype) * denominator)
+    xp = reductions.namespace(mask)
+    groups = xp.asarray(xp.maximum(total, 1) if denominator is None else denominator)
+    return mask.astype(dtype) / (divisor_BT.astype(dtype) * groups.astype(dtype))
 
 
 def policy_loss(
@@ -162,7 +162,7 @@ def policy_loss(
     logp_ref: Float[HostOrDevice, "B T"] | None = None,
     logp_behavior: Float[HostOrDevice, "B T"] | None = None,
     entropy: Float[HostOrDevice, "B T"] | None = None,
-    denominator: float | Float[HostOrDevice, ""] | None = None,
+    denominator: Scalar | None = None,
     weights: Float[HostOrDevice, "B T"] | None = None,
 ) -> tuple[Float[Array, ""], Stats]:
     """loss = sum_t weight_t (-surrogate_t + kl_coef kl_t - entropy_coef entropy_t), and statistics.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from r1jax.objectives import reductions
-from r1jax.objectives.reductions import masked_mean
+from r1jax.objectives.reductions import Real, Scalar, masked_mean
 
 Stats = dict[str, Array]
 
@@ -33,13 +33,13 @@ def dpo_loss(
     chosen: Float[Array, "B"],
     rejected: Float[Array, "B"],
     *,
-    beta: float,
+    beta: Real,
     ref_chosen: Float[Array, "B"] | None = None,
     ref_rejected: Float[Array, "B"] | None = None,
     loss: Literal["sigmoid", "ipo"] = "sigmoid",
-    label_smoothing: float = 0.0,
+    label_smoothing: Real = 0.0,
     mask: Bool[Array, "B"] | None = None,
-    denominator: float | Float[Array, ""] | None = None,
+    denominator: Scalar | None = None,
 ) -> tuple[Float[Array, ""], Stats]:
     """Direct preference optimisation on the log-probs of the two answers of each pair.
 
@@ -81,7 +81,7 @@ def bradley_terry_loss(
     *,
     margin: Float[Array, "B"] | None = None,
     mask: Bool[Array, "B"] | None = None,
-    denominator: float | Float[Array, ""] | None = None,
+    denominator: Scalar | None = None,
 ) -> tuple[Float[Array, ""], Stats]:
     """Pairwise reward-model loss: mean of -log sigma(r_chosen - r_rejected - margin).
 
@@ -104,7 +104,7 @@ def binary_loss(
     labels: Float[Array, "*shape"],
     mask: Bool[Array, "*shape"],
     *,
-    denominator: float | Float[Array, ""] | None = None,
+    denominator: Scalar | None = None,
 ) -> tuple[Float[Array, ""], Stats]:
     """Mean binary cross-entropy, -y log sigma(z) - (1 - y) log sigma(-z); y may be soft.
 

@@ -11,9 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Num, Shaped
 
 HostOrDevice = Any  # a jax.Array or a numpy.ndarray
+Real = float | int
+Scalar = Real | Num[HostOrDevice, ""]
 
 
 def namespace(array: HostOrDevice) -> Any:
@@ -105,10 +107,10 @@ def per_token(values: HostOrDevice, shape: tuple[int, ...]) -> HostOrDevice:
 def masked_mean(
     values: Float[jax.Array, "*shape"],
     mask: Bool[jax.Array, "*shape"],
-    denominator: float | Float[jax.Array, ""] | None = None,
+    denominator: Scalar | None = None,
 ) -> Float[jax.Array, ""]:
     """Sum of the values where the mask is True, over the denominator or else over their number."""
     total = jnp.where(mask, values, 0).sum()
     if denominator is None:
-        denominator = jnp.maximum(mask.sum(), 1).astype(values.dtype)
-    return total / denominator
+        denominator = jnp.maximum(mask.sum(), 1)
+    return total / jnp.asarray(denominator).astype(values.dtype)

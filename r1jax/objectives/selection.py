@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from r1jax.objectives.reductions import masked_mean
+from r1jax.objectives.reductions import Real, masked_mean
 
 
 def high_entropy(
-    entropy: Float[Array, "B T"], mask: Bool[Array, "B T"], *, share: float
+    entropy: Float[Array, "B T"], mask: Bool[Array, "B T"], *, share: Real
 ) -> Bool[Array, "B T"]:
     """True at the counted tokens whose entropy is in the top `share` (the 80/20 rule, 2506.01939).
 
@@ -47,9 +47,9 @@ def clip_cov(
     covariance: Float[Array, "B T"],
     mask: Bool[Array, "B T"],
     *,
-    share: float = 2e-4,
-    low: float = 1.0,
-    high: float = 5.0,
+    share: Real = 2e-4,
+    low: Real = 1.0,
+    high: Real = 5.0,
 ) -> Bool[Array, "B T"]:
     """Clip-Cov (2505.22617): False at a random `share` of tokens with low < covariance < high.
 
@@ -61,7 +61,7 @@ def clip_cov(
 
 
 def kl_cov(
-    covariance: Float[Array, "B T"], mask: Bool[Array, "B T"], *, share: float = 2e-4
+    covariance: Float[Array, "B T"], mask: Bool[Array, "B T"], *, share: Real = 2e-4
 ) -> Bool[Array, "B T"]:
     """KL-Cov (2505.22617): True at the top `share` of tokens by covariance, at least one.
 

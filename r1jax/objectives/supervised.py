@@ -3,16 +3,16 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from r1jax.objectives.reductions import masked_mean
+from r1jax.objectives.reductions import Real, Scalar, masked_mean
 
 
 def token_loss(
     logp: Float[Array, "B T"],
     mask: Bool[Array, "B T"],
     *,
-    denominator: float | Float[Array, ""] | None = None,
+    denominator: Scalar | None = None,
     log_z: Float[Array, "B T"] | None = None,
-    z_coef: float = 0.0,
+    z_coef: Real = 0.0,
 ) -> Float[Array, ""]:
     """Negative log-likelihood: sum over counted tokens of (-logp + z_coef log_z^2) / denominator.
 

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from r1jax.objectives.reductions import masked_mean
+from r1jax.objectives.reductions import Real, Scalar, masked_mean
 
 
 def clipped_value_loss(
@@ -12,8 +12,8 @@ def clipped_value_loss(
     mask: Bool[Array, "B T"],
     *,
     values_old: Float[Array, "B T"] | None = None,
-    clip: float | None = None,
-    denominator: float | Float[Array, ""] | None = None,
+    clip: Real | None = None,
+    denominator: Scalar | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Mean over counted tokens of 1/2 max((V - R)^2, (clip(V, V_old +- clip) - R)^2).
 

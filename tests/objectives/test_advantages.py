@@ -174,3 +174,26 @@ def test_zero_variance_groups_learn_from_entropy():
         alpha=0.1,
     )
     np.testing.assert_allclose(result, [[0.1, 0.3, 0], [-0.2, 0, 0], [0.7, 0.7, 0]], atol=1e-15)
+
+
+def test_gdpo_by_hand():
+    rewards = np.random.default_rng(6).random((2, 3, 4))
+    weights = np.array([1.0, 0.5])
+    mean, std = rewards.mean(axis=2, keepdims=True), rewards.std(axis=2, ddof=1, keepdims=True)
+    summed = (weights[:, None, None] * (rewards - mean) / (std + 1e-4)).sum(axis=0)
+    expected = (summed - summed.mean()) / (summed.std(ddof=1) + 1e-4)
+    np.testing.assert_allclose(advantages.gdpo(rewards, weights), expected, rtol=1e-12)
+
+
+def test_reinforce_pp_baseline_by_hand():
+    rewards = np.array([[1.0, 0.0], [3.0, 1.0]])
+    centred = np.array([0.5, -0.5, 1.0, -1.0])
+    plain = advantages.reinforce_pp_baseline(rewards)
+    np.testing.assert_allclose(
+        np.ravel(plain), centred / np.sqrt(centred.var(ddof=1) + 1e-8), rtol=1e-12
+    )
+    lengths = np.array([[1, 2], [3, 1]])
+    tokens = np.repeat(centred, lengths.reshape(-1))
+    by_token = advantages.reinforce_pp_baseline(rewards, lengths_PG=lengths)
+    expected = (centred - tokens.mean()) / np.sqrt(tokens.var(ddof=1) + 1e-8)
+    np.testing.assert_allclose(np.ravel(by_token), expected, rtol=1e-12)

@@ -5,7 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r1jax.objectives import correction, distillation, kl, preference, selection, supervised, value
+from r1jax.objectives import (
+    controllers,
+    correction,
+    distillation,
+    kl,
+    preference,
+    selection,
+    supervised,
+    value,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -224,3 +233,14 @@ def test_kl_estimators_by_hand():
     tiny = kl.k3(jnp.asarray(0.0), jnp.asarray(1e-8))
     np.testing.assert_allclose(tiny, 5e-17, rtol=1e-7)  # e^d - 1 - d would round to 0
     assert jnp.isfinite(kl.k3(jnp.asarray(-1e4), jnp.asarray(0.0)))
+
+
+def test_controllers_by_hand():
+    for entropy, expected in [(0.1, 0.105), (0.2, 0.105), (0.3, 0.095)]:
+        coef = controllers.entropy_coefficient(0.1, entropy, target=0.2)
+        np.testing.assert_allclose(coef, expected)
+    assert controllers.entropy_coefficient(0.001, 9.0, target=0.2) == 0.0
+    for kl_value, expected in [(5.5, 1.01), (6.0, 1.02), (60.0, 1.02), (0.0, 0.98)]:
+        options = {"target": 5, "horizon": 1000, "samples": 100}
+        coef = controllers.kl_coefficient(1.0, kl_value, **options)
+        np.testing.assert_allclose(coef, expected, rtol=1e-9)

@@ -255,3 +255,18 @@ def test_fields_are_checked():
         with pytest.raises(ValueError, match=message):
             PolicyObjective(**fields)
     assert dataclasses.replace(PolicyObjective(), clip_high=0.28).clip_high == 0.28
+
+
+def test_denominators_of_any_kind():
+    def loss(denominator):
+        return policy_loss(
+            PolicyObjective(),
+            logp=jnp.zeros((1, 2), "float32"),
+            logp_old=None,
+            advantages=np.ones(1),
+            mask=np.ones((1, 2), bool),
+            denominator=denominator,
+        )[0]
+
+    for denominator in [4, 4.0, np.int64(4), np.float64(4), jnp.asarray(4), jnp.asarray(4.0)]:
+        assert loss(denominator) == -0.5
