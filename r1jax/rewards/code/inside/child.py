@@ -6,19 +6,23 @@ import builtins
 import marshal
 import os
 import sys
-from _collections_abc import Callable  # `collections` itself costs a millisecond of each start
 
 from r1jax.rewards.code.inside import answering, confine, frames, linux
 
 # Kept here so that a program which replaces them in `os` only harms itself.
-_exit, _read, _write = os._exit, os.read, os.write
+_exit, _write = os._exit, os.write
 
 REQUEST_FD, RESULT_FD = 3, 4
 _MANY_FILES = 1 << 10  # more than the supervisor ever has open
 
 
 def run(case: dict, fds: dict[str, int], box: dict) -> None:
-    """Confine this process and run the case in it; `fds` are its only open files."""
+    """Confine this process and run the case in it; `fds` are its only open files.
+
+    What the program raises, and the SystemExit after it, leaves through the supervisor's frames,
+    which catch nothing of it, so that the interpreter ends as usual: threads joined, atexit
+    handlers run, files flushed.
+    """
     try:
         _arrange_files(fds)
         os.chdir(box["directory"])
@@ -37,8 +41,9 @@ def run(case: dict, fds: dict[str, int], box: dict) -> None:
     if case["kind"] == "script":
         os.close(REQUEST_FD)
         os.close(RESULT_FD)
-        _exit(_exit_code_of(lambda: answering.load(source, "__main__")))
-    _exit(_exit_code_of(lambda: _answer(source)))
+        answering.load(source, "__main__")
+        raise SystemExit(0)
+    _answer(source)
 
 
 def _arrange_files(fds: dict[str, int]) -> None:
@@ -80,34 +85,3 @@ def _answer(source: str) -> None:
         request = marshal.loads(file.read())
     frames.write_all(RESULT_FD, answering.answer(request, namespace))
     _exit(0)  # before any atexit handler of the program
-
-
-def _exit_code_of(body: Callable[[], object]) -> int:
-    """Run `body` and what an interpreter does at its end; the status it would exit with."""
-    code = 0
-    try:
-        body()
-    except SystemExit as error:
-        code = _status(error.code)
-    except BaseException as error:  # noqa: BLE001 - this is the program's top level
-        code = 1
-        sys.excepthook(type(error), error, error.__traceback__)
-    try:
-        if "threading" in sys.modules:
-            sys.modules["threading"]._shutdown()
-        if "atexit" in sys.modules:
-            sys.modules["atexit"]._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BaseException:  # noqa: BLE001 - the same
-        code = code or 120  # what the interpreter uses when the last flush fails
-    return code
-
-
-def _status(code: object) -> int:
-    if code is None:
-        return 0
-    if isinstance(code, int):
-        return code & 0xFF
-    sys.stderr.write(str(code) + "\n")
-    return 1

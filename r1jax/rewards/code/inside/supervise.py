@@ -5,6 +5,7 @@ It speaks `frames` with the trainer's side on fds 0 and 1. It never learns an ex
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import select
@@ -30,6 +31,7 @@ def main() -> None:
         frames.write_text(1, str(error))
         return
     frames.write_text(1, "ready")
+    gc.freeze()  # a child's collector then neither visits nor copies what it shares with us
     while True:
         try:
             case = frames.read(_receive)
