@@ -2,11 +2,13 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from r1jax import models
@@ -21,11 +23,15 @@ TINY = models.ModelConfig(
 
 def make_tiny(seed: int = 0, **changes) -> tuple[models.Transformer, Params]:
     """A small decoder in which no parameter sits at a special value such as 0 or 1."""
-    module, params = models.from_scratch(dataclasses.replace(TINY, **changes), seed=seed)
+    module = models.Transformer(dataclasses.replace(TINY, **changes))
     rng = np.random.default_rng(seed)
-    return module, jax.tree.map(
-        lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32), params
-    )
+
+    def draw(path, leaf):
+        middle = 1.0 if path[-1].key.endswith("norm") else 0.0
+        return jnp.asarray(rng.normal(middle, 0.25, leaf.shape), leaf.dtype)
+
+    shapes = jax.eval_shape(functools.partial(models.init_params, module), 0)
+    return module, jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def random_sequences(
@@ -63,6 +69,16 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     """In float64; a logit of -inf is allowed."""
     shifted = np.float64(logits) - np.max(logits, axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+@contextlib.contextmanager
+def quick_compiles() -> Iterator[None]:
+    """Half the compile time, for tests that look at numbers only."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
 
 
 @contextlib.contextmanager

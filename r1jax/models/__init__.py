@@ -10,7 +10,7 @@ from r1jax.types import Params
 __all__ = ["ModelConfig", "Transformer", "from_scratch", "init_params"]
 
 
-def init_params(module: Transformer, seed: int) -> Params:
+def init_params(module: Transformer, seed: int | jax.Array) -> Params:
     """Fresh float32 parameters; a pure function of the seed, so it can run under jit, sharded."""
     tokens = jnp.zeros((1, 2), jnp.int32)
     return module.init(jax.random.key(seed, impl="threefry2x32"), tokens)["params"]

@@ -244,11 +244,16 @@ def embed(
 
 
 def prepare_decode_params(config: ModelConfig, params: Params) -> dict[str, Any]:
-    """Parameters as decoding wants them: compute dtype (the head stays float32), layers as a list.
+    """Parameters as decoding wants them: compute dtype, layers as a list.
 
-    Run it under jit once per policy version.
+    The head and the scales of norms stay float32: training uses these as they are. Run it under jit
+    once per policy version.
     """
-    stack = jax.tree.map(lambda leaf: leaf.astype(config.compute_dtype), params["layers"]["block"])
+
+    def cast(path: tuple[Any, ...], leaf: Array) -> Array:
+        return leaf if path[-1].key.endswith("norm") else leaf.astype(config.compute_dtype)
+
+    stack = jax.tree_util.tree_map_with_path(cast, params["layers"]["block"])
     return {
         "embedding": params["embedding"].astype(config.compute_dtype),
         "head": head_kernel(config, params).astype(jnp.float32),

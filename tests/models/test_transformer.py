@@ -1,0 +1,232 @@
+"""The decoder against numpy in float64; packed, rematerialised or unrolled it stays the same."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import TINY, make_tiny, quick_compiles, random_batch, softmax
+
+from r1jax import models
+from r1jax.models import transformer
+from r1jax.ops.kv_cache import LayerCache
+from r1jax.ops.logprobs import token_logprobs
+
+VARIANTS = {
+    "llama": {},
+    "qwen2": {"qkv_bias": True, "kv_heads": 4},
+    "qwen3": {"qk_norm": True, "kv_heads": 1, "tied_head": False},
+}
+every_variant = pytest.mark.parametrize("variant", VARIANTS)
+
+
+@pytest.fixture(autouse=True)
+def _quick_compiles():
+    with quick_compiles():
+        yield
+
+
+def norm_by_hand(x, scale):
+    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + TINY.norm_eps) * scale
+
+
+def rotate_by_hand(x):
+    """x: [T, heads, H] at positions 0, 1, ..."""
+    half = x.shape[-1] // 2
+    turns = np.arange(len(x))[:, None] * TINY.rope_theta ** (-np.arange(half) / half)
+    turned = (x[..., :half] + 1j * x[..., half:]) * np.exp(1j * turns)[:, None]
+    return np.concatenate([turned.real, turned.imag], axis=-1)
+
+
+def attention_by_hand(config, p, x):
+    q, k, v = (np.einsum("td,dnh->tnh", x, p[name]) for name in ("query", "key", "value"))
+    if config.qkv_bias:
+        q, k, v = q + p["query_bias"], k + p["key_bias"], v + p["value_bias"]
+    if config.qk_norm:
+        q, k = norm_by_hand(q, p["query_norm"]), norm_by_hand(k, p["key_norm"])
+    q, k = rotate_by_hand(q), rotate_by_hand(k)
+    k, v = (np.repeat(y, config.heads // config.kv_heads, axis=1) for y in (k, v))
+    scores = np.einsum("tnh,snh->nts", q, k) / np.sqrt(config.head_dim)
+    scores = np.where(np.tril(np.ones(scores.shape[1:], bool)), scores, -np.inf)
+    return np.einsum("nts,snh,nhd->td", softmax(scores), v, p["out"])
+
+
+def logits_by_hand(config, params, tokens):
+    """One sequence, layer after layer, in float64."""
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    x = params["embedding"][tokens]
+    for layer in range(config.layers):
+        p = jax.tree.map(lambda leaf: leaf[layer], params["layers"]["block"])  # noqa: B023
+        x = x + attention_by_hand(config, p["attention"], norm_by_hand(x, p["attention_norm"]))
+        normed = norm_by_hand(x, p["mlp_norm"])
+        gate = normed @ p["gate"]
+        x = x + (gate / (1 + np.exp(-gate)) * (normed @ p["up"])) @ p["down"]
+    head = params["embedding"].T if config.tied_head else params["head"]
+    return norm_by_hand(x, params["final_norm"]) @ head
+
+
+def apply(module, params, batch, **options):
+    return module.apply(
+        {"params": params}, batch.tokens, batch.positions, batch.segment_ids, **options
+    )
+
+
+compute_logits = jax.jit(apply, static_argnums=0)
+
+
+def make_packed(seed=0):
+    return random_batch(np.random.default_rng(seed), 8, longest=8, row_length=16)
+
+
+def segments_of(batch):
+    """(row, places) of every sequence of a packed batch."""
+    for row, ids in enumerate(batch.segment_ids):
+        for segment in range(1, ids.max() + 1):
+            yield row, np.flatnonzero(ids == segment)
+
+
+@every_variant
+def test_packed_logits_equal_each_sequence_by_hand(variant):
+    module, params = make_tiny(**VARIANTS[variant])
+    batch = make_packed()
+    logits = compute_logits(module, params, batch)
+    for row, places in segments_of(batch):
+        wanted = logits_by_hand(module.config, params, batch.tokens[row, places])
+        np.testing.assert_allclose(logits[row, places], wanted, atol=2e-5)
+
+
+def test_a_sequence_alone_needs_neither_positions_nor_segments():
+    module, params = make_tiny()
+    tokens = np.array([[3, 1, 4, 1, 5, 9]])
+    logits = jax.jit(module.apply)({"params": params}, tokens)
+    np.testing.assert_allclose(
+        logits[0], logits_by_hand(module.config, params, tokens[0]), atol=2e-5
+    )
+
+
+def test_a_sequence_has_no_influence_on_others_in_its_row():
+    """Not a bit of the other sequences' logits, or of the loss's gradient through them, moves."""
+    module, params = make_tiny()
+    batch = make_packed()
+    row, places = next(segments_of(batch))
+    other_tokens = batch.tokens.copy()
+    other_tokens[row, places] = (other_tokens[row, places] + 1) % TINY.vocab_size
+    elsewhere = batch.segment_ids > 0
+    elsewhere[row, places] = False
+
+    @jax.jit
+    @functools.partial(jax.grad, has_aux=True)
+    def gradient(params, batch):
+        logits = apply(module, params, batch)
+        return jnp.sum(jnp.where(elsewhere[..., None], jnp.sin(logits), 0)), logits[elsewhere]
+
+    grads, logits = gradient(params, batch)
+    other_grads, other_logits = gradient(params, dataclasses.replace(batch, tokens=other_tokens))
+    np.testing.assert_array_equal(logits, other_logits)
+    jax.tree.map(np.testing.assert_array_equal, grads, other_grads)
+
+
+@pytest.mark.parametrize("remat", ["full", "dots"])
+def test_rematerialisation_changes_neither_loss_nor_gradient(remat):
+    batch = make_packed()
+
+    def loss_and_gradient(remat):
+        module, params = make_tiny(remat=remat, qk_norm=True)
+
+        def loss(params, batch):
+            hidden = apply(module, params, batch, method="hidden")
+            head = transformer.head_kernel(module.config, params)
+            logp, entropy = token_logprobs(hidden, head, batch.targets, chunk=8)
+            return jnp.mean(logp - 0.1 * entropy)
+
+        return jax.jit(jax.value_and_grad(loss))(params, batch)
+
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, atol=1e-6),
+        loss_and_gradient(remat),
+        loss_and_gradient("none"),
+    )
+
+
+def decode_one_by_one(module, params, tokens, prompt_lengths):
+    """Logits of every place from `prompt_length - 1` on: prefill, then a token at a time."""
+    config = module.config
+    decode_params = jax.jit(transformer.prepare_decode_params, static_argnums=0)(config, params)
+    width = prompt_lengths.max()
+    hidden, caches = jax.jit(transformer.prefill, static_argnums=0)(
+        config, decode_params, tokens[:, :width], prompt_lengths
+    )
+    room = ((0, 0), (0, 0), (0, tokens.shape[1] - width), (0, 0))
+    caches = [LayerCache(jnp.pad(keys, room), jnp.pad(values, room)) for keys, values in caches]
+    step = jax.jit(transformer.decode_token, static_argnums=0)
+    rows = np.arange(len(tokens))
+    states = [hidden]
+    for offset in range(tokens.shape[1] - width):
+        places = prompt_lengths + offset
+        hidden, caches = step(config, decode_params, tokens[rows, places], places, caches)
+        states.append(hidden)
+    return np.stack(states, axis=1), decode_params["head"]
+
+
+@every_variant
+def test_unrolled_decoding_equals_the_scanned_model(variant):
+    module, params = make_tiny(**VARIANTS[variant])
+    tokens = np.random.default_rng(0).integers(0, TINY.vocab_size, (3, 12))
+    prompt_lengths = np.array([2, 5, 4])
+    states, head = decode_one_by_one(module, params, tokens, prompt_lengths)
+    logits = jax.jit(module.apply)({"params": params}, tokens)
+    for row, length in enumerate(prompt_lengths):
+        wanted = logits[row, length - 1 : length - 1 + states.shape[1]]
+        np.testing.assert_allclose(states[row] @ head, wanted, atol=1e-5)
+
+
+@every_variant
+def test_bfloat16_decoding_rounds_where_training_rounds(variant):
+    """The same bits, once XLA is kept from leaving roundings out as it likes."""
+    exact = functools.partial(jax.jit, compiler_options={"xla_allow_excess_precision": False})
+    module, params = make_tiny(dtype="bfloat16", **VARIANTS[variant])
+    tokens = np.random.default_rng(0).integers(0, TINY.vocab_size, (3, 8))
+    decode_params = transformer.prepare_decode_params(module.config, params)
+    last, _ = exact(transformer.prefill, static_argnums=0)(
+        module.config, decode_params, tokens, np.full(3, 8)
+    )
+    hidden = exact(functools.partial(module.apply, method="hidden"))({"params": params}, tokens)
+    assert last.dtype == hidden.dtype == jnp.bfloat16
+    assert decode_params["head"].dtype == jnp.float32
+    np.testing.assert_array_equal(last, hidden[:, -1])
+
+
+def test_bfloat16_logits_are_float32_and_near_the_float32_model():
+    logits = [compute_logits(*make_tiny(dtype=d), make_packed()) for d in ("float32", "bfloat16")]
+    assert logits[1].dtype == jnp.float32
+    assert 1e-4 < np.abs(logits[0] - logits[1]).max() < 0.1 * np.abs(logits[0]).max()
+
+
+@every_variant
+def test_every_parameter_has_logical_axes(variant):
+    _, params = make_tiny(**VARIANTS[variant])
+    axes = transformer.logical_axes(params)
+    jax.tree.map(lambda leaf, names: None if leaf.ndim == len(names) else 1 / 0, params, axes)
+
+
+def test_initial_parameters_are_a_function_of_the_seed():
+    first, again, other = (models.from_scratch(TINY, seed=seed)[1] for seed in (1, 1, 2))
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    assert not np.array_equal(first["embedding"], other["embedding"])
+    layers = first["layers"]["block"]["gate"]
+    assert not np.array_equal(layers[0], layers[1])
+
+
+def test_initial_logits_are_of_the_order_of_one():
+    module, params = models.from_scratch(TINY)
+    assert 0.3 < np.std(compute_logits(module, params, make_packed())) < 3
+
+
+@pytest.mark.parametrize(
+    "changes", [{"kv_heads": 3}, {"head_dim": 7}, {"dtype": "float16"}, {"remat": "some"}]
+)
+def test_impossible_models_are_refused_by_name(changes):
+    with pytest.raises(ValueError, match=f"model.{next(iter(changes))}"):
+        make_tiny(**changes)
