@@ -73,8 +73,16 @@ def left_behind():
     return children, files, sockets
 
 
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
+def cases_at_levels():
+    """Every case at every level; of those that only wait, the repetitions are slow."""
+    for case in CASES:
+        for level in LEVELS:
+            waits = case["expected"] == "timeout" and level != LEVELS[0]
+            marks = [pytest.mark.slow] if waits else []
+            yield pytest.param(case, level, id=f"{case['id']}-{level}", marks=marks)
+
+
+@pytest.mark.parametrize(("case", "level"), cases_at_levels())
 def test_dev_case(case, level, monkeypatch):
     for name, value in case.get("env", {}).items():
         monkeypatch.setenv(name, value)

@@ -60,7 +60,7 @@ def _close_tokens(got: str, expected: str, tolerance: float) -> bool:
     if _INTEGER.fullmatch(got) and _INTEGER.fullmatch(expected):
         return Decimal(got) == Decimal(expected)
     a, b = Decimal(got), Decimal(expected)
-    bound = Decimal(tolerance)
+    bound = Decimal(repr(tolerance))
     if not _INTEGER.fullmatch(expected):  # an integer's digits all count, however large it is
         bound *= max(1, abs(b))
     return abs(a - b) <= bound
