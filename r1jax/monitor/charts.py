@@ -344,10 +344,11 @@ def _end_values(
     for last in (False, True):
         ends = []
         for line, bins in zip(series, shown, strict=True):
-            known = np.flatnonzero(np.isfinite(bins.mean))
+            py = panel.py(bins.mean, line.right)
+            known = np.flatnonzero(np.isfinite(py))
             if len(known):
                 i = known[-1 if last else 0]
-                y = float(panel.py(bins.mean[i : i + 1], line.right)[0])
+                y = float(py[i])
                 ends.append(
                     (y, float(px[i]), number_text(float(bins.mean[i]), bare=False), line.style)
                 )

@@ -222,7 +222,7 @@ def matches(line: Line, columns: Mapping[str, np.ndarray]) -> list[tuple[str, st
     for name in columns:
         middle = name[len(head) : len(name) - len(tail)]
         if middle and name == head + middle + tail:
-            found.append((name, line.label.format(middle) if line.label else middle))
+            found.append((name, line.label.replace("{}", middle) if line.label else middle))
     return found
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from r1jax.errors import UserError
 
 TEXT_LIMIT = 1500  # characters kept of a prompt or completion
+LARGEST = 1e100  # beyond it a number is taken for a broken one
 SAMPLED_STEPS = 8  # logged steps of completions kept from either end of a run
 SAMPLES_PER_STEP = 32
 
@@ -132,11 +133,14 @@ def read_metrics(path: pathlib.Path, problems: list[str]) -> dict[str, Table]:
         rows = steps.setdefault(phase, [])
         known = columns.setdefault(phase, {})
         for name, value in record.items():
-            if value is not None and not is_number(value):
+            if value is None:
+                value = math.nan
+            # Floats are nearly all there is, in files of millions; `make_table` minds infinities.
+            elif not isinstance(value, float) and not is_number(value):
                 continue
             column = known.setdefault(name, array("d"))
             column.extend([math.nan] * (len(rows) - len(column)))
-            column.append(math.nan if value is None else float(value))
+            column.append(value)
         rows.append(step)
     return {phase: make_table(rows, columns[phase]) for phase, rows in steps.items()}
 
@@ -150,7 +154,7 @@ def make_table(rows: list[int], columns: Mapping[str, array]) -> Table:
     for name, column in columns.items():
         padded = np.full(len(rows), math.nan)
         padded[: len(column)] = column
-        full[name] = np.where(np.isfinite(padded), padded, math.nan)[order]
+        full[name] = np.where(np.abs(padded) < LARGEST, padded, math.nan)[order]
     return Table(steps[order], full)
 
 

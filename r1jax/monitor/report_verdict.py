@@ -223,7 +223,7 @@ def reasoning_pays(run: Run) -> Verdict:
     if compared < FEWEST_COMPARED:
         reason = "Too few steps have samples of both kinds."
         return Verdict(title, "CANNOT TELL", reason, rule, checks)
-    size = f"{signed_text(gap)} ± {2 * error:.3f} within steps"
+    size = f"{signed_text(gap)} ± {2 * error:.3f} (two standard errors)"
     if gap - 2 * error > 0:
         note = " The base model already had this." if run.control else ""
         return Verdict(title, "PASS", f"Reasoning changes accuracy by {size}.{note}", rule, checks)

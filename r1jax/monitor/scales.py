@@ -24,7 +24,7 @@ class Scale:
             values = np.log10(np.where(values > 0, values, np.nan))
             bounds = np.log10(bounds)
         share = (values - bounds[0]) / (bounds[1] - bounds[0])
-        return ends[0] + share * (ends[1] - ends[0])
+        return np.asarray(ends[0] + share * (ends[1] - ends[0]))
 
 
 def make_scale(
@@ -109,7 +109,7 @@ def number_text(value: float | None, digits: int = 3, *, bare: bool = True) -> s
     size, sign = abs(value), "−" if value < 0 else ""
     if value == 0:
         return "0"
-    if size < 1e-3:
+    if not 1e-3 <= size < 1e9:
         mantissa, power = f"{size:.1e}".split("e")
         return f"{sign}{mantissa.removesuffix('.0')}e{int(power)}"
     decimals = max(0, digits - 1 - math.floor(math.log10(size)))
