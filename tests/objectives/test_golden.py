@@ -14,7 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r1jax.objectives import PolicyObjective, advantages, policy, policy_loss, presets, selection
+from r1jax.objectives import (
+    PolicyObjective,
+    advantages,
+    policy,
+    policy_loss,
+    preference,
+    presets,
+    selection,
+)
 from r1jax.objectives import value as value_lib
 
 GOLDEN = json.loads(
@@ -197,3 +205,33 @@ def test_verl_advantages():
     np.testing.assert_allclose(loss, outputs["value loss"], rtol=1e-9)
     share = stats["vf_clipfrac_sum"] / stats["tokens"]
     np.testing.assert_allclose(share, outputs["value clipfrac"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "ipo"])
+def test_trl_dpo(kind):
+    golden = GOLDEN["preferences"]
+    logp, ref, mask = (jnp.asarray(golden["inputs"][k]) for k in ["logp", "logp_ref", "mask"])
+
+    def scores(values):  # TRL's IPO divides each completion's sum by its length, as the mean does
+        return preference.sequence_logp(values, mask, average=kind == "ipo")[:, 0].reshape(2, 3)
+
+    def loss(logp):
+        chosen, rejected = scores(logp)
+        ref_chosen, ref_rejected = scores(ref)
+        options = {"ref_chosen": ref_chosen, "ref_rejected": ref_rejected, "loss": kind}
+        return preference.dpo_loss(chosen, rejected, beta=0.3, **options)[0]
+
+    value, gradient = jax.value_and_grad(loss)(logp)
+    expected = golden["outputs"][kind]
+    expected["gradient"] = np.where(mask, expected["gradient"], 0)
+    assert_agrees(value, gradient, expected, 1e-12)
+
+
+def test_trl_reward_model():
+    golden = GOLDEN["preferences"]
+
+    def loss(scores):
+        return preference.bradley_terry_loss(scores[:3], scores[3:])[0]
+
+    value, gradient = jax.value_and_grad(loss)(jnp.asarray(golden["inputs"]["scores"]))
+    assert_agrees(value, gradient, golden["outputs"]["bradley-terry"], 1e-12)

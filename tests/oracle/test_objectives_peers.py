@@ -19,6 +19,7 @@ import os
 import pathlib
 import sys
 import types
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -148,6 +149,55 @@ TRL = {
         for mode in ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
     },
 }
+
+
+def stand_in(**attributes):
+    """A trainer whose statistics go nowhere."""
+    trainer = mock.MagicMock(_total_train_tokens=0, _tp_size=1, aux_loss_enabled=False)
+    trainer.accelerator.gather_for_metrics = lambda x: x
+    trainer.configure_mock(**attributes)
+    return trainer
+
+
+def trl_preferences() -> dict:
+    """TRL's DPO losses on three pairs of padded completions, and its reward-model loss."""
+    import torch
+    from trl import DPOTrainer, RewardTrainer
+
+    rng = np.random.default_rng(4)
+    mask = torch.tensor(np.arange(5) < np.array([[5], [2], [4], [3], [5], [1]])).long()
+    logp, ref = (torch.tensor(-rng.exponential(1.0, (6, 5))) * mask for _ in range(2))
+    logp.requires_grad_()
+    chosen, rejected = ref.sum(1).chunk(2)
+    inputs = {"input_ids": mask.new_zeros(6, 6), "attention_mask": mask.new_ones(6, 6)}
+    inputs |= {"completion_mask": torch.nn.functional.pad(mask, (1, 0))}
+    inputs |= {"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
+    zeros = torch.zeros(6, 5)
+    outputs = types.SimpleNamespace(
+        log_probs=logp, entropy=zeros, mean_logits=zeros, is_top1=zeros.bool()
+    )
+    result = {}
+    for loss_type in ("sigmoid", "ipo"):
+        trainer = stand_in(
+            loss_types=[loss_type],
+            loss_weights=[1.0],
+            beta=0.3,
+            ld_alpha=None,
+            precompute_ref_logps=True,
+            f_divergence_type="reverse_kl",
+            use_weighting=False,
+        )
+        loss = DPOTrainer._compute_loss(trainer, lambda **_: outputs, inputs, False)
+        (gradient,) = torch.autograd.grad(loss, logp, retain_graph=True)
+        result[loss_type] = {"loss": loss.item(), "gradient": gradient.tolist()}
+    scores = torch.tensor(rng.normal(size=(6, 1)), requires_grad=True)
+    trainer = stand_in(**{"args.center_rewards_coefficient": None})
+    model = mock.Mock(return_value=types.SimpleNamespace(logits=scores))
+    loss = RewardTrainer.compute_loss(trainer, model, {"attention_mask": mask})
+    (gradient,) = torch.autograd.grad(loss, scores)
+    result["bradley-terry"] = {"loss": loss.item(), "gradient": gradient[:, 0].tolist()}
+    given = {"logp": logp, "logp_ref": ref, "mask": mask.bool(), "scores": scores[:, 0]}
+    return {"inputs": {k: v.tolist() for k, v in given.items()}, "outputs": result}
 
 
 # -- verl -----------------------------------------------------------------------------------------
@@ -298,7 +348,8 @@ def make_golden() -> dict:
         }
         cases[case] = {"inputs": {k: v.tolist() for k, v in inputs.items()}} | outputs
     versions = {"trl": "1.16.0", "verl": "0.9.1", "dtype": "float64"}
-    return {"versions": versions, "cases": cases, "advantages": verl_advantages()}
+    golden = {"versions": versions, "cases": cases, "advantages": verl_advantages()}
+    return golden | {"preferences": trl_preferences()}
 
 
 @pytest.mark.oracle
