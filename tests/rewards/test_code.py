@@ -82,7 +82,7 @@ def cases_at_levels():
             yield pytest.param(case, level, id=f"{case['id']}-{level}", marks=marks)
 
 
-@pytest.mark.parametrize(("case", "level"), cases_at_levels())
+@pytest.mark.parametrize(("case", "level"), list(cases_at_levels()))
 def test_dev_case(case, level, monkeypatch):
     for name, value in case.get("env", {}).items():
         monkeypatch.setenv(name, value)
