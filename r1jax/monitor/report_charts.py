@@ -34,6 +34,7 @@ class Plan:
     left: Axis = BARE
     right: Axis | None = None
     note: str = ""
+    least: int = 1  # lines without which there is nothing to compare
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +74,7 @@ LEARNING = (
         (Line("accuracy", "pass@1"), Line("pass@*", "pass@{}")),
         SHARE,
         note="Prompts of which one of k samples is right.",
+        least=2,
     ),
     Plan(
         "Length, right or wrong",
@@ -82,6 +84,7 @@ LEARNING = (
             Line("completions/mean_length_correct", "right"),
         ),
         Axis("tokens"),
+        least=2,
     ),
     Plan(
         "Groups of equal rewards",
@@ -185,10 +188,10 @@ def hero_figure(run: Run, sizes: Sequence[tuple[float, float]] = HERO_SIZES) -> 
 
 
 def make_figure(run: Run, plan: Plan, phase: str) -> Figure | None:
-    """None where the phase has none of the metrics."""
+    """None where the phase lacks the metrics."""
     table = run.phases[phase]
     series = make_series(table, plan, run.samples_per_step if phase == run.main else None)
-    if not series:
+    if len(series) < plan.least:
         return None
     right = plan.right if any(line.right for line in series) else None
     if right is not None and all(line.right for line in series):

@@ -138,8 +138,11 @@ def read_metrics(path: pathlib.Path, problems: list[str]) -> dict[str, Table]:
             # Floats are nearly all there is, in files of millions; `make_table` minds infinities.
             elif not isinstance(value, float) and not is_number(value):
                 continue
-            column = known.setdefault(name, array("d"))
-            column.extend([math.nan] * (len(rows) - len(column)))
+            column = known.get(name)
+            if column is None:
+                column = known[name] = array("d")
+            if len(column) < len(rows):
+                column.extend([math.nan] * (len(rows) - len(column)))
             column.append(value)
         rows.append(step)
     return {phase: make_table(rows, columns[phase]) for phase, rows in steps.items()}
@@ -223,8 +226,8 @@ def json_lines(path: pathlib.Path, problems: list[str]) -> Iterator[dict[str, An
             else:
                 damaged += 1
     if damaged:
-        lines = "1 line" if damaged == 1 else f"{damaged} lines"
-        problems.append(f"{lines} of {path.name} could not be read and were left out")
+        lines = "1 line" if damaged == 1 else f"{damaged:,} lines"
+        problems.append(f"{lines} of {path.name} could not be read")
 
 
 def read_object(path: pathlib.Path, problems: list[str]) -> dict[str, Any]:

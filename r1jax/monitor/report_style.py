@@ -26,7 +26,7 @@ svg .end{{text-anchor:end}}
 svg .grid{{stroke:var(--grid);stroke-width:1;fill:none}}
 svg .axis{{stroke:var(--axis);stroke-width:1;fill:none}}
 svg .line{{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}}
-svg .band{{stroke:none;opacity:.18}}
+svg .band{{stroke:none;opacity:.14}}
 svg .rod{{stroke:var(--axis);stroke-width:2.5;fill:none}}
 svg circle{{stroke-width:2.5}}
 svg .hollow{{fill:none}}
@@ -134,6 +134,7 @@ white-space:pre-wrap;overflow-wrap:anywhere;margin:0;unicode-bidi:isolate}}
 .prompt{{background:var(--tint);border-radius:8px;padding:8px 12px;margin-bottom:4px}}
 .sample{{padding:10px 0;border-bottom:1px solid var(--edge)}}
 .sample:last-child{{border:0;padding-bottom:0}}
+.sample pre{{max-height:24em;overflow:auto}}
 .sample .tag{{color:var(--soft);opacity:.75}}
 .sample mark{{background:var(--mark);color:inherit;font-weight:700;border-radius:3px;padding:0 3px}}
 .facts{{display:flex;flex-wrap:wrap;gap:2px 14px;align-items:center;font-size:.84rem;
@@ -161,9 +162,11 @@ th,td{{padding:6px 6px}}
 @media print{{
 :root{{{LIGHT_COLOURS};--page:#fff}}
 {series_css(LIGHT)}
-body{{font-size:11pt}}
+body{{font-size:10pt}}
+.sample pre{{max-height:none}}
 main{{max-width:none;padding:0}}
-.grid3{{grid-template-columns:1fr 1fr}}
+.grid2,.grid3,.pair{{grid-template-columns:1fr 1fr;gap:12px}}
+h2{{margin-top:26px}}
 .card,figure,.test{{break-inside:avoid}}
 h2{{break-after:avoid}}
 }}

@@ -18,8 +18,6 @@ NO_ROOM = 1 - RISE  # accuracy that cannot rise by RISE
 FEWEST_STEPS = 10
 FEWEST_COMPARED = 5.0  # effective steps with samples of both kinds
 
-LENGTHS = "responses from {:.1f} to {:.1f} tokens"
-
 State = Literal["PASS", "FAIL", "CANNOT TELL"]
 
 
@@ -67,7 +65,7 @@ def headline(run: Run) -> str:
             changes.append(f"{label} went from {before[key]:.2f} to {after[key]:.2f}")
             break
     if changes and "mean_length" in before and "mean_length" in after:
-        changes.append(LENGTHS.format(before["mean_length"], after["mean_length"]))
+        changes.append(lengths_text(before["mean_length"], after["mean_length"]))
     if not changes:
         changes = _training_changes(run.table)
     steps = len(run.table.steps)
@@ -93,11 +91,18 @@ def _training_changes(table: Table) -> list[str]:
     if name is None:
         return []
     texts = []
-    for key, wording in ((name, known[name]), ("completions/mean_length", LENGTHS)):
-        change = compute_change(table.get(key))
-        if change is not None and (key != name or not texts):
-            texts.append(wording.format(change.first, change.last))
+    change = compute_change(table.get(name))
+    if change is not None:
+        texts.append(known[name].format(change.first, change.last))
+    change = compute_change(table.get("completions/mean_length"))
+    if change is not None:
+        texts.append(lengths_text(change.first, change.last))
     return texts
+
+
+def lengths_text(first: float, last: float) -> str:
+    decimals = 1 if max(first, last) < 100 else 0
+    return f"responses from {first:,.{decimals}f} to {last:,.{decimals}f} tokens"
 
 
 def phase_name(phase: str) -> str:
@@ -128,8 +133,12 @@ def overall(run: Run, tests: tuple[Verdict, ...]) -> str:
             "It is the control: with random rewards it must not pass the first test, and does not."
         )
     if any(test.state == "FAIL" for test in tests):
-        return f"It passes {passed or 'none'} of the two tests of a real reproduction."
-    return f"Of the two tests of a real reproduction {passed or 'none'} can be called passed."
+        return (
+            f"It passes {'one' if passed else 'neither'} of the two tests of a real reproduction."
+        )
+    if passed:
+        return "It passes one of the two tests of a real reproduction; the other cannot be told."
+    return "Whether it is a real reproduction cannot be told from these files."
 
 
 def rise_together(run: Run) -> Verdict:

@@ -105,6 +105,14 @@ def test_thinning_keeps_means_and_extremes() -> None:
     assert shown_x.mean[1] == pytest.approx(149.5)
 
 
+def test_a_long_run_is_a_small_drawing() -> None:
+    y = np.random.default_rng(0).random(50_000)
+    chart = charts.line_chart(np.arange(50_000.0), [Series("a", y), Series("b", -y, 1)], most=200)
+    assert len(chart.svg) < 20_000
+    assert [len(line) for line in points(chart, "line")] == [200, 200]
+    assert len(points(chart, "band")) == 2
+
+
 def test_few_points_are_not_thinned() -> None:
     x, y = np.arange(5.0), np.array([3.0, NAN, 1.0, 4.0, 1.0])
     np.testing.assert_array_equal(charts.thin(x, [y], 5)[1].mean, y)
