@@ -36,6 +36,11 @@ _BASE = re.compile(r"^([0-9A-F]{1,200})\s*\(?\s*(?:in\s+)?base[\s-]*(\d{1,2})\)?
 _PREFIXED = re.compile(r"^0([xbo])([0-9A-Fa-f]{1,100})$")
 _AMBIGUOUS_GROUPS = re.compile(r"^[1-9]\d{0,2}(?:,[1-9]\d{2})+$")
 _SPACED_UNIT = re.compile(r"^[-+$]?[\d.,/]*\d\s+[A-Za-z][A-Za-z/^\d\s.*{}()-]*$")
+_CAPITALS = re.compile(r"^[A-Z]{4,}$")  # a word, a figure or an arrangement: letters do not commute
+_HYPHENATED = re.compile(r"^[A-Za-z]{3,}(?:-[A-Za-z]{3,})+$")
+_CLAUSE = re.compile(
+    r"(?:\\text\{|\s)\s*(?:for (?:all|any|every|each|some|real)|where|such that)\b.*$", re.DOTALL
+)
 _ARROW = re.compile(r"\\(?:Rightarrow|implies|Longrightarrow|therefore)(?![A-Za-z])")
 
 _SETS = {"all real numbers": Sym("set:R"), "no solution": Sym("emptyset")}
@@ -89,13 +94,9 @@ def _readings(cleaned: str, plain: str) -> tuple[Node, ...]:
         if han.has_han(rewritten) and not re.search(r"[\dA-Za-z\\]", rewritten):
             return (Text(plain),)
         cleaned = unwrap(rewritten)
-    joined = join_numbers(cleaned)
-    if (
-        len(plain) > 1
-        and words.is_wordy(plain)
-        and " " in plain
-        and not re.search(r"\b(?:and|or|pi|sqrt|to)\b", plain)
-    ):
+    joined = join_numbers(unwrap(_CLAUSE.sub("", cleaned)) or cleaned)
+    several = " " in plain and not re.search(r"\b(?:and|or|pi|sqrt|to)\b", plain)
+    if _CAPITALS.match(plain) or _HYPHENATED.match(plain) or (several and words.is_wordy(plain)):
         return (Text(plain),)
     attempts: list[Callable[[], Node]] = [lambda: parse_expression(joined)]
     if _AMBIGUOUS_GROUPS.match(joined):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-_SUPER = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱˣʸᵃᵇᵏᵐᵗ", "0123456789+-=()nixyabkmt", strict=True))
+_SUPER = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱˣʸᵃᵇᵏᵐᵗʰʳᵈˢ", "0123456789+-=()nixyabkmthrds", strict=True))
 _SUB = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₙᵢₖₘₓₐ", "0123456789+-=()nikmxa", strict=True))
 
 _CHARS = {
@@ -197,12 +197,14 @@ def _strip_tail(text: str) -> str:
 
 _GROUPED = re.compile(r"(?<![\d.])\d{1,3}(?:(?:\{,\}|,\\!\s?|\\,|\\!|\\ |\\:|\\;)\s?\d{3})+(?!\d)")
 _SPACED = re.compile(r"(?<![\d.,^_}])\d{1,3}(?: \d{3})+(?![\d.,/])")
+_BRACED_PERIOD = re.compile(r"\.\{\s*(\\(?:overline|bar)\s*\{\d+\})\s*\}")
 _SCIENCE = re.compile(r"(\d)\s*\\(?:text|mathrm|rm|mathbf)\s*\{\s*[eE]\s*\}\s*([+-]?\d)")
 _BY_TEN = re.compile(r"(\d)\s*[xX]\s*(10\s*\^)")
 
 
 def join_numbers(text: str) -> str:
     """Digit groups parted by LaTeX spacing or {,} and written-out exponents become one literal."""
+    text = _BRACED_PERIOD.sub(r".\1", text)
     text = _GROUPED.sub(lambda m: re.sub(r"\D", "", m.group()), text)
     text = _SPACED.sub(lambda m: m.group().replace(" ", ""), text)
     text = _SCIENCE.sub(r"\1e\2", text)

@@ -14,6 +14,7 @@ from r1jax.rewards.math.nodes import (
     Num,
     Seq,
     Sym,
+    Text,
     Unparsable,
     negate,
     number,
@@ -159,7 +160,7 @@ def _accented(p: Cursor, name: str) -> Node:
     if isinstance(inner, Sym):
         if inner.name in ("i", "j", "k") and name in ("hat", "vec"):
             return Sym(f"unit:{inner.name}")
-        if name in _ACCENTS:
+        if name in ("overline", "bar") and inner.name in ("z", "w"):
             return Call("conj", (inner,))
         return Sym(f"{name}:{inner.name}")
     if (
@@ -170,6 +171,8 @@ def _accented(p: Cursor, name: str) -> Node:
         return Sym(f"{name}:" + "".join(a.name for a in inner.args if isinstance(a, Sym)))
     if isinstance(inner, Num):
         return inner
+    if name not in ("overline", "bar"):
+        raise Unparsable(f"{name} over an expression")
     return Call("conj", (inner,))
 
 
@@ -184,6 +187,8 @@ def _named(p: Cursor, name: str) -> Node:
 def function(p: Cursor, name: str) -> Node:
     if name in ("sqrt", "cbrt"):
         return _root(p, 3 if "cb" in name else 2)
+    if p.at("op", "=", ":"):
+        return Text(name)  # max = 5
     base: Node | None = None
     exponent: Node | None = None
     while p.at("op", "_", "^"):

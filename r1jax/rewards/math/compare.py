@@ -189,6 +189,7 @@ def _labels(gold: Node, pred: Node, budget: Budget) -> bool | None:
 def _regions(gold: Node, pred: Node, budget: Budget) -> bool | None:
     if not (is_regional(gold) or is_regional(pred)):
         return None
+    gold, pred = (Sym("set:R") if node == Sym("R") else node for node in (gold, pred))
     if not (_region_side(gold) and _region_side(pred)):
         return _chains(gold, pred, budget)
     names = {region_variable(gold), region_variable(pred)} - {None}
@@ -405,6 +406,8 @@ def _distinct(values: list[Node], budget: Budget) -> list[Node]:
 
 
 def _matrices(gold: Node, pred: Node, budget: Budget) -> bool | None:
+    if isinstance(gold, Matrix) or isinstance(pred, Matrix):
+        gold, pred = _nested_lists(gold), _nested_lists(pred)
     for node, other, swap in ((gold, pred, False), (pred, gold, True)):
         if isinstance(other, Seq | Matrix):
             size = (
@@ -437,6 +440,14 @@ def _matrices(gold: Node, pred: Node, budget: Budget) -> bool | None:
     )
 
 
+def _nested_lists(node: Node) -> Node:
+    """[[1, 2], [3, 4]] as a matrix"""
+    rows = node.items if isinstance(node, Seq) and node.kind == "bracket" else ()
+    entries = [row.items for row in rows if isinstance(row, Seq) and row.kind == "bracket"]
+    square = bool(entries) and len(entries) == len(rows) and len({len(row) for row in entries}) == 1
+    return Matrix(tuple(entries)) if square else node
+
+
 def _ratios(gold: Node, pred: Node, budget: Budget) -> bool | None:
     if not (isinstance(gold, Ratio) or isinstance(pred, Ratio)):
         return None
@@ -450,6 +461,17 @@ def _ratios(gold: Node, pred: Node, budget: Budget) -> bool | None:
         scalars_equal(Call("*", (x, first[1])), Call("*", (y, first[0])), budget)
         for x, y in zip(parts[0][1:], parts[1][1:], strict=True)
     )
+
+
+def _congruences(gold: Node, pred: Node, budget: Budget) -> bool | None:
+    """a (mod m) against b (mod m)"""
+    sides = [n for n in (gold, pred) if isinstance(n, Call) and n.name == "pmod"]
+    if len(sides) != 2:
+        return False if sides else None
+    (a, m), (b, n) = sides[0].args, sides[1].args
+    if not scalars_equal(m, n, budget):
+        return False
+    return scalars_equal(Call("mod", (a, m)), Call("mod", (b, m)), budget)
 
 
 def _quantities(gold: Node, pred: Node, budget: Budget) -> bool | None:
@@ -475,6 +497,8 @@ def _scaled(value: Node, unit: units.Unit) -> Node:
 def _based(gold: Node, pred: Node, budget: Budget) -> bool | None:
     """Numerals are compared by value; the answer may leave out the base that the gold states."""
     if isinstance(gold, Based) and isinstance(pred, Based):
+        if 10 in (gold.base, pred.base):
+            return int(gold.digits, gold.base) == int(pred.digits, pred.base)
         return gold.base == pred.base and gold.digits.lstrip("0") == pred.digits.lstrip("0")
     if isinstance(gold, Based) and isinstance(pred, Num) and pred.decimals is None:
         return str(pred.value) == gold.digits or pred.value == int(gold.digits, gold.base)
@@ -495,10 +519,12 @@ def _degrees(gold: Node, pred: Node, budget: Budget) -> bool | None:
 
 
 def _percentages(gold: Node, pred: Node, budget: Budget) -> bool | None:
-    """A percentage is its value over 100; where the gold states the sign the answer may leave it
-    out.
+    """A percentage is its value over 100. The sign may be missing on one side, but a gold below
+    one is no percentage that lost it.
     """
     a, b = (_marked(node, "%") for node in (gold, pred))
+    if a is None and b is not None and isinstance(gold, Num) and abs(gold.value) >= 1:
+        return _tolerant(gold, b, budget) or scalars_equal(gold, pred, budget)
     if a is None or b is not None:
         return None
     return _tolerant(a, pred, budget) or scalars_equal(gold, pred, budget)
@@ -532,6 +558,7 @@ _HANDLERS: tuple[Callable[[Node, Node, Budget], bool | None], ...] = (
     _collections,
     _chains,
     _ratios,
+    _congruences,
     _quantities,
     _based,
     _degrees,

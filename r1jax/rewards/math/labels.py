@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from r1jax.rewards.math.nodes import Call, Chain, Node, Seq, Sym, Text, free_symbols, walk
 
+_OF_AN_ANGLE = frozenset(("sin", "cos", "tan", "cot", "sec", "csc"))
 _NOT_VARIABLES = frozenset(("pi", "inf", "emptyset", "...", "i"))
 
 
@@ -19,6 +20,8 @@ def is_label(node: Node) -> bool:
         return False
     if node.name == "apply":
         return isinstance(node.args[0], Sym)
+    if node.name in _OF_AN_ANGLE:
+        return isinstance(node.args[0], Sym | Call) and len(free_symbols(node)) == 1
     if node.name == "/" and all(_is_differential(arg) for arg in node.args):
         return True
     if node.name in ("+", "±"):

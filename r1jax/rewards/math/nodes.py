@@ -21,6 +21,10 @@ class TooCostly(ValueError):
     """A static bound says that evaluating this would cost too much."""
 
 
+class OutOfRange(TooCostly):
+    """A floating value too large or too small to be worth having."""
+
+
 class Undefined(ValueError):
     """No value here: a pole, a set where a number is needed, a missing variable."""
 

@@ -27,6 +27,7 @@ from r1jax.rewards.math.nodes import (
     Matrix,
     Node,
     Num,
+    OutOfRange,
     Quantity,
     Sym,
     TooCostly,
@@ -119,7 +120,7 @@ class Evaluator:
         if self.ctx.isnan(value):
             raise Undefined("not a number")
         if value and not self.ctx.isinf(value) and abs(self.ctx.mag(value)) > MAX_LOG2:
-            raise TooCostly("magnitude")
+            raise OutOfRange("magnitude")
 
     def call(self, node: Call) -> Value:
         name = node.name
@@ -151,7 +152,7 @@ class Evaluator:
         if self.ctx.isinf(base) or self.ctx.isinf(exponent):
             raise Undefined("infinite power")
         if abs(exponent) * (abs(self.ctx.mag(base)) + 2) > MAX_LOG2:
-            raise TooCostly("power")
+            raise OutOfRange("power")
         whole = self.whole(exponent)
         if whole is not None:
             return base**whole
@@ -219,7 +220,7 @@ class Evaluator:
 
     def hyperbolic(self, name: str, value: Value) -> Value:
         if abs(self.ctx.re(value)) > MAX_LOG2:
-            raise TooCostly("exponential")
+            raise OutOfRange("exponential")
         return getattr(self.ctx, name)(value)
 
     def inverse(self, name: str, value: Value) -> Value:
@@ -284,6 +285,17 @@ class Evaluator:
             if outer is not None:
                 self.env[node.var] = outer
 
+    def vanishing(self, at: Callable[[Value], Value]) -> Callable[[Value], Value]:
+        """For the far nodes of an improper integral, where e^(−x²) is below any range."""
+
+        def value(point: Value) -> Value:
+            try:
+                return at(point)
+            except OutOfRange:
+                return self.ctx.mpf(0)
+
+        return value
+
     def bound_value(self, node: Bound, at: Callable[[Value], Value], outer: Value) -> Value:
         if node.kind == "diff":
             if outer is None:
@@ -301,7 +313,7 @@ class Evaluator:
                 raise TooCostly("nested integral")
             self.inexact = True
             with self.ctx.workdps(INEXACT_DPS + 8):
-                return self.ctx.quad(at, [low, high], maxdegree=5)
+                return self.ctx.quad(self.vanishing(at), [low, high], maxdegree=5)
         if self.ctx.isinf(high):
             self.inexact = True
             with self.ctx.workdps(INEXACT_DPS + 5):

@@ -32,6 +32,7 @@ from r1jax.rewards.math.nodes import (
     Call,
     Chain,
     Interval,
+    Matrix,
     Node,
     Num,
     Quantity,
@@ -43,7 +44,14 @@ from r1jax.rewards.math.nodes import (
     negate,
     number,
 )
-from r1jax.rewards.math.suffixes import degrees, make_quantity, quantity, subscript, unit_factors
+from r1jax.rewards.math.suffixes import (
+    degrees,
+    join_parts,
+    make_quantity,
+    quantity,
+    subscript,
+    unit_factors,
+)
 from r1jax.rewards.math.tokens import Token, tokenize
 from r1jax.rewards.math.vocabulary import names
 
@@ -54,7 +62,7 @@ RELATIONS = names("= < > <= >= != ≈ in notin ≡ ~ ≅ ∥ ⊥ ⊂ ⊆ -> ∝"
 _FLIP_NOT = {"=": "!=", "in": "notin", "≡": "!="}
 _INFIX = (
     dict.fromkeys(RELATIONS, RELATION)
-    | dict.fromkeys((":", "to", "over"), RATIO)
+    | dict.fromkeys((":", "to", "over", "choose"), RATIO)
     | dict.fromkeys(("∪", "∩", "\\"), SET)
     | dict.fromkeys(("+", "-", "±", "∓"), SUM)
     | dict.fromkeys(("*", "/", "mod"), PRODUCT)
@@ -78,17 +86,24 @@ class Parser(Cursor):
     def sequence(self) -> Node:
         items = [self.expr(LIST)]
         separators: set[str] = set()
-        while self.peek().kind == "op" and self.peek().text in _SEPARATORS:
-            while self.peek().kind == "op" and self.peek().text in _SEPARATORS:
+        while self.at_separator():
+            while self.at_separator():
                 separators.add(self.take().text)
             if self.peek().kind in ("end", "close"):
                 break
             items.append(self.expr(LIST))
         if len(items) == 1:
             return items[0]
+        if separators == {"and"} and (total := join_parts(items)):
+            return total
         if all(isinstance(item, Chain) for item in items) and separators in ({"or"}, {"and"}):
             return Call(separators.pop(), tuple(items))
         return Seq("list", tuple(items))
+
+    def at_separator(self) -> bool:
+        """A comma and its kin; outside matrices a line break parts answers too."""
+        in_cell = bool(self.fences) and self.fences[-1] == "cell"
+        return self.at("op", *_SEPARATORS) or (not in_cell and self.at("op", "\\\\"))
 
     def expr(self, min_bp: int) -> Node:
         self.depth += 1
@@ -113,11 +128,15 @@ class Parser(Cursor):
                 return 0 if fence in ("|", "set") else PRODUCT
             return _INFIX.get(token.text, 0)
         if isinstance(left, Text):
-            return RELATION + 1 if token.kind == "num" or self.starts_factor(token) else 0
+            joined = token.text == "(" and not token.spaced  # a call of an unknown function
+            starts = token.kind == "num" or self.starts_factor(token)
+            return RELATION + 1 if starts and not joined else 0
         if token.kind == "cmd" and token.text == "pmod":
             return RELATION + 1
         if token.kind == "cmd" and token.text == "not":
             return RELATION
+        if token.text == "(" and token.kind == "open" and self.peek(1).kind == "text":
+            return UNIT  # 12 (minutes)
         if token.kind == "text" or (token.kind == "upright" and self.is_letter_unit()):
             return UNIT
         if isinstance(left, Quantity):
@@ -129,7 +148,7 @@ class Parser(Cursor):
         fence = self.fences[-1] if self.fences else ""
         if token.kind == "num":
             before = self.tokens[self.pos - 1] if self.pos else END
-            return before.kind == "close"
+            return before.kind == "close" or before.text == "!"
         if token.kind == "sym":
             differential = self.integrals and token.text == "d" and self.peek(1).kind == "sym"
             return token.text != "..." and not differential
@@ -161,9 +180,9 @@ class Parser(Cursor):
             return Call("pmod", (left, self.argument()))
         if bp == RELATION:
             return self.relation(left)
-        if token.text == "over":
-            self.take()
-            return Call("/", (left, self.expr(RATIO)))
+        if token.text in ("over", "choose"):
+            name = "/" if self.take().text == "over" else "binom"
+            return Call(name, (left, self.expr(RATIO)))
         if bp == RATIO:
             return self.ratio(left)
         if bp == SET:
@@ -340,7 +359,7 @@ class Parser(Cursor):
             start = self.pos
             self.take()
             arguments = items_of(self.group("("))
-            if len(arguments) == 2:
+            if len(arguments) == 2 and not _is_point(name, arguments):
                 return Call("binom" if name == "C" else "perm", arguments)
             self.pos = start
         return Sym(name)
@@ -360,7 +379,8 @@ class Parser(Cursor):
 
     def words(self, first: str) -> Node:
         """Prose before a value: a currency sign, or a label."""
-        if units.is_known(first) and self.peek().kind == "num":
+        signed = units.is_money(first) and (self.at("op", "-") or self.at("cmd"))
+        if units.is_known(first) and (self.at("num") or signed):
             value = self.expr(UNIT)
             factors = unit_factors(self)
             return make_quantity(
@@ -419,10 +439,11 @@ class Parser(Cursor):
         if self.at("close", closer):
             self.take()
             return Sym("emptyset") if opener == r"\{" else self.after_empty_group()
-        self.fences.append("set" if opener == r"\{" else "{")
+        is_set = opener == r"\{" or self.pos == 1  # {x | x > 1} typed without backslashes
+        self.fences.append("set" if is_set else "{")
         inner = self.sequence()
         self.fences.pop()
-        if opener == r"\{" and self.at("op", "|", ":"):
+        if is_set and self.at("op", "|", ":"):
             self.take()
             self.fences.append("condition")
             inner = Builder(inner, self.sequence())
@@ -503,6 +524,9 @@ class Parser(Cursor):
         self.expect("op", "^")
         braced = self.at("open", "{") and self.peek(2).text == "}"
         mark = self.peek(1) if braced else self.peek()
+        if mark.text == "o" and isinstance(base, Num):  # a letter for the degree sign
+            self.pos += 3 if braced else 1
+            return degrees(self, base)
         marks = mark.kind in ("text", "op", "upright") and mark.text in _MARKS
         if marks and (mark.text not in ("+", "-") or braced or base in _NUMBER_SETS):
             self.pos += 3 if braced else 1
@@ -514,6 +538,8 @@ class Parser(Cursor):
             return degrees(self, base)
         if mark in ORDINALS:
             return base
+        if mark == "T" and isinstance(base, Seq):
+            return Matrix(tuple((item,) for item in base.items))
         if mark == "T":
             return Call("transpose", (base,))
         if isinstance(base, Sym):
@@ -542,6 +568,12 @@ class Parser(Cursor):
             return self.group(token.text)
         self.pos -= 1
         return self.primary()
+
+
+def _is_point(name: str, arguments: tuple[Node, ...]) -> bool:
+    """P(3, 4) is no number of arrangements."""
+    n, k = arguments
+    return name == "P" and isinstance(n, Num) and isinstance(k, Num) and n.value < k.value
 
 
 def parse_expression(text: str, *, split_commas: bool = False) -> Node:

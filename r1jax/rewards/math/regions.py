@@ -59,9 +59,15 @@ def is_regional(node: Node) -> bool:
         if node.name in ("∪", "∩", "\\"):
             return True
         if node.name in ("or", "and"):
-            return all(is_regional(arg) for arg in node.args)
+            return any(is_regional(arg) for arg in node.args)
         return node.name == "+" and is_regional(node.args[0])
+    if isinstance(node, Seq):
+        return node.kind == "tuple" and len(node.items) == 2 and any(map(_is_infinite, node.items))
     return isinstance(node, Sym) and node.name in ("set:R", "set:R+", "set:R-", "set:R*")
+
+
+def _is_infinite(node: Node) -> bool:
+    return node in (Sym("inf"), negate(Sym("inf")))
 
 
 def is_setlike(node: Node) -> bool:
@@ -156,7 +162,8 @@ class _Maker:
             case Interval(low=low, high=high, low_closed=low_closed, high_closed=high_closed):
                 return self.piece(low, high, low_closed, high_closed)
             case Seq(kind="list", items=items) if all(is_regional(item) for item in items):
-                return self.operation("and", items)
+                # a comma means "and", unless nothing could satisfy both
+                return self.operation("and", items) or self.operation("or", items)
             case Seq(kind="set", items=items) | Seq(kind="list", items=items):
                 return _union([p for item in items for p in self.piece(item, item, True, True)])
             case Seq(kind="tuple" | "bracket" as kind, items=(low, high)):

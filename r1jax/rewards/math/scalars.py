@@ -49,9 +49,8 @@ _RANGES = (
     (0.01, 0.3),
     (1, 20),
 )
-MIN_PRINTED_DIGITS = (
-    10  # a decimal with fewer significant digits is only ever equal to exactly itself
-)
+# A decimal with fewer significant digits is only ever equal to exactly itself.
+MIN_PRINTED_DIGITS = 12
 
 
 def scalars_equal(left: Node, right: Node, budget: Budget) -> bool:

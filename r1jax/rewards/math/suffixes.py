@@ -54,6 +54,10 @@ def subscript(p: Cursor, node: Node) -> Node:
 
 def quantity(p: Cursor, value: Node) -> Node:
     """A unit after a value, and further parts as in 3 hours 20 minutes."""
+    if p.skip("open", "("):
+        result = make_quantity(value, unit_factors(p))
+        p.expect("close", ")")
+        return result
     result = make_quantity(value, unit_factors(p))
     if isinstance(result, Quantity) and result.unit.dims and p.peek().kind == "num":
         rest = p.expr(UNIT - 1)
@@ -62,6 +66,17 @@ def quantity(p: Cursor, value: Node) -> Node:
         scaled = Call("*", (rest.value, number(rest.unit.factor / result.unit.factor)))
         return Quantity(Call("+", (result.value, scaled)), result.unit)
     return result
+
+
+def join_parts(items: list[Node]) -> Node | None:
+    """10 hours and 30 minutes as one quantity; None if the items are no ever smaller parts."""
+    parts = [item for item in items if isinstance(item, Quantity)]
+    sizes = [part.unit.factor for part in parts]
+    same = len({part.unit.dims for part in parts}) == 1 and bool(parts[0].unit.dims)
+    if len(parts) != len(items) or not same or sizes != sorted(set(sizes), reverse=True):
+        return None
+    terms = [Call("*", (part.value, number(part.unit.factor / sizes[0]))) for part in parts]
+    return Quantity(Call("+", tuple(terms)), parts[0].unit)
 
 
 def unit_factors(p: Cursor) -> list[tuple[str, int]]:

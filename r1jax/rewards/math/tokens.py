@@ -49,8 +49,8 @@ class Token:
     decimals: int | None = None
 
 
-_NUMBER = re.compile(r"\d+\.\d+|\d+\.(?=(?:\s|\\[,!;])*\\(?:overline|bar|dot)|\()|\d+|\.\d+")
-_COMMA_RUN = re.compile(r"\d+(?:,\d+)+(?![,\d])")
+_NUMBER = re.compile(r"\d+\.\d+|\d*\.(?=(?:\s|\\[,!;])*\\(?:overline|bar|dot)|\()|\d+|\.\d+")
+_COMMA_RUN = re.compile(r"\d+(?:,\d+)+(?!,?\d)")
 _THOUSANDS = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+$")
 _EXPONENT = re.compile(r"[eE]([+-]?\d+)(?![\w^.])")
 _DOTS = re.compile(r"\s*(?:\.\.\.|\\l?dots|\\cdots)")
@@ -62,7 +62,7 @@ _DOTTED = re.compile(
 )
 _BASED = re.compile(
     r"(\d[0-9a-f]*(?=\s*_\s*\{?\(?16\b)|\d[0-9A-Z]*|[A-Z]{2,}[0-9A-Z]*|[A-Z]\d[0-9A-Z]*)"
-    r"\s*_\s*(?:\{[\s(\[]*(?:\\(?:text|mathrm|rm)\s*\{?\s*)?(?:base\s*)?"
+    r"\s*_\s*(?:\{[\s(\[]*(?:\\(?:text|mathrm|rm)\s*\{?\s*)?(?:base\s*\}?\s*)?"
     r"(\d{1,2}|[a-z]+)\s*[\s)\]}]*\}|(\d{1,2}))"
 )
 _BASE_WORDS = {
@@ -173,7 +173,7 @@ class Scanner:
         based = _BASED.match(self.text, self.pos) if ch != "." else None
         if based and self._based(based):
             return
-        if ch.isdigit() or (ch == "." and self.text[self.pos + 1 : self.pos + 2].isdigit()):
+        if ch.isdigit() or _NUMBER.match(self.text, self.pos):
             return self._number()
         if ch == ".":
             if self.text.startswith("...", self.pos):
@@ -262,7 +262,8 @@ class Scanner:
         assert match is not None
         run = match.group()
         if self.words and len(run) > 1:
-            kind = "func" if run in FUNCTIONS or run in FUNCTION_ALIASES else "text"
+            known = run in FUNCTIONS or run in FUNCTION_ALIASES
+            kind = "func" if known and run not in ("min", "sec") else "text"
             kind, run = (
                 ("op", run)
                 if run in ("and", "or", "to", "mod")

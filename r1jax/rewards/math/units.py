@@ -167,6 +167,14 @@ LETTER_UNITS = names("m g s L l h N J W V A K C t d T F B")
 NONE = Unit((), Fraction(1))
 
 
+_CURRENCIES = frozenset(("dollar", "euro", "pound", "yuan", "rupee", "yen"))
+
+
+def is_money(word: str) -> bool:
+    known = lookup(word)
+    return known is not None and set(known[0]) <= _CURRENCIES and bool(known[0])
+
+
 def is_known(word: str) -> bool:
     return word in TABLE or (word.lower() in TABLE and len(word) > 2)
 

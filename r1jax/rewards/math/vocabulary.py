@@ -32,7 +32,6 @@ FUNCTION_ALIASES = _spellings(
         "sgn": "sign",
         "ceil": "ceiling",
         "arg": "Arg",
-        "binom": "choose",
     }
 )
 GREEK = names("""
@@ -85,6 +84,7 @@ OPERATORS = _spellings(
         "'": "prime",
         "!": "factorial",
         "over": "over",
+        "choose": "choose",
     }
 )
 OPENERS = _spellings(
@@ -105,7 +105,7 @@ COMMANDS = names("""
     angle triangle measuredangle odot square mathbb mathcal mathscr mathfrak
 """)
 COMMAND_ALIASES = _spellings(
-    {"frac": "dfrac tfrac cfrac", "binom": "dbinom tbinom", "mathbb": "Bbb"}
+    {"frac": "dfrac tfrac cfrac nicefrac sfrac", "binom": "dbinom tbinom", "mathbb": "Bbb"}
 )
 SIZES = names("""
     left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr bigm Bigm

@@ -90,12 +90,15 @@ def plain(text: str) -> str:
 def normal_words(words: str) -> str:
     folded = _fold(words)
     if " " in folded:
-        folded = " ".join(w for w in folded.split() if w not in _FILLERS) or folded
+        kept = [w for i, w in enumerate(folded.split()) if w not in _FILLERS and (i or w != "a")]
+        folded = " ".join(kept) or folded
     return _CANON.get(folded, folded)
 
 
 def same_words(left: str, right: str) -> bool:
     a, b = normal_words(left), normal_words(right)
+    if a in ("yes", "no") and re.match(rf"{a}\s*[,.;:]", right.strip().lower()):
+        return True  # Yes, because …
     return bool(a) and (a == b or a.replace(" ", "") == b.replace(" ", ""))
 
 
@@ -133,9 +136,11 @@ def choice_letters(text: str) -> str | None:
 def leading_choice(text: str) -> tuple[str, str] | None:
     """(letter, rest) of an answer such as "(B) 12", "B. red" or "option B"."""
     match = _CHOICE.match(plain(text).strip(" *"))
-    if match is None or not match.group(1).isupper():
+    if match is None:
         return None
-    return match.group(1), match.group(2).strip()
+    letter, rest = match.group(1), match.group(2).strip()
+    bracketed = match.group().startswith("(") and not rest
+    return (letter.upper(), rest) if letter.isupper() or bracketed else None
 
 
 def same_choices(gold: str, pred: str) -> bool:
