@@ -1,19 +1,25 @@
 """What a person watches: one live line on a terminal, a plain line now and then elsewhere."""
 
+import io
 import sys
 import time
 from collections.abc import Mapping
-from typing import TextIO
 
 
 class Progress:
     """The progress of one phase of `total` steps; `first` is where a resumed run goes on."""
 
     def __init__(
-        self, phase: str, total: int, *, first: int = 0, every: int = 1, out: TextIO | None = None
+        self,
+        phase: str,
+        total: int,
+        *,
+        first: int = 0,
+        every: int = 1,
+        out: io.TextIOBase | None = None,
     ) -> None:
         self._phase, self._total, self._first, self._every = phase, total, first, every
-        self._out = sys.stdout if out is None else out
+        self._out = out or sys.stdout
         self._live = self._out.isatty()
         self._start = time.monotonic()
         self._width = 0
@@ -48,7 +54,7 @@ class Progress:
         return seconds_text(time.monotonic() - self._start)
 
 
-def seconds_text(seconds: float) -> str:
+def seconds_text(seconds: float | int) -> str:
     """7s, 3m05s, 2h10m"""
     whole = round(seconds)
     if whole < 60:
