@@ -1,6 +1,7 @@
 """Choosing the next token: temperature, top-k and top-p without sorting, one uniform per row."""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,9 +40,7 @@ class SamplingParams:
                 raise ValueError(f"sampling.{message}")
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class SamplingArrays:
+class SamplingArrays(NamedTuple):
     """`SamplingParams` as device scalars."""
 
     temperature: Float[Array, ""]

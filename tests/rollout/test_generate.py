@@ -1,0 +1,217 @@
+"""Responses: the model's own log-probs, where they end, and that company does not matter."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+from helpers import TINY, counted_compiles, log_softmax, make_tiny, quick_compiles
+
+from r1jax.ops.sampling import SamplingArrays, row_keys
+from r1jax.rollout import SamplingParams, decode, engine, generate
+from r1jax.types import PromptBatch
+
+PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10, 11], [2, 2]]
+EOS = 0
+SAMPLING = SamplingParams(max_tokens=12, stop_ids=(EOS,))
+
+
+@pytest.fixture(autouse=True)
+def _quick_compiles():
+    with quick_compiles():
+        yield
+
+
+@functools.cache
+def tiny(**changes):
+    return make_tiny(**changes)
+
+
+def sample(prompts=PROMPTS, *, sampling=SAMPLING, samples=3, seed=0, step=0, **changes):
+    return generate(
+        *tiny(**changes),
+        prompts,
+        sampling=sampling,
+        samples_per_prompt=samples,
+        seed=seed,
+        step=step,
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def apply(module, params, tokens):
+    return module.apply({"params": params}, tokens)
+
+
+def teacher_forced_logits(rollouts, **changes):
+    """For each row, what the training path gives the places its tokens were sampled from."""
+    tokens = np.zeros((len(rollouts.lengths), 32), np.int32)
+    starts = [len(p) for p in rollouts.prompts.tokens for _ in range(rollouts.samples_per_prompt)]
+    ends = starts + rollouts.lengths
+    for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        tokens[row, :start] = rollouts.prompts.tokens[row // rollouts.samples_per_prompt]
+        tokens[row, start:end] = rollouts.response(row)
+    logits = np.asarray(apply(*tiny(**changes), tokens))
+    return [x[start - 1 : end - 1] for x, start, end in zip(logits, starts, ends, strict=True)]
+
+
+def assert_log_probs_are_of(rollouts, logits):
+    """Each recorded log-prob is the softmax's, of the logits of its place, at its token."""
+    for row, length in enumerate(rollouts.lengths):
+        wanted = log_softmax(logits[row])[np.arange(length), rollouts.response(row)]
+        np.testing.assert_allclose(rollouts.logp[row, :length], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"qk_norm": True, "qkv_bias": True, "tied_head": False, "kv_heads": 1}], ids=str
+)
+def test_log_probs_equal_the_training_path(changes):
+    for temperature in (1.0, 0.7):
+        rollouts = sample(
+            sampling=dataclasses.replace(SAMPLING, temperature=temperature), **changes
+        )
+        logits = teacher_forced_logits(rollouts, **changes)
+        assert_log_probs_are_of(rollouts, [x / temperature for x in logits])
+
+
+def test_filtered_log_probs_are_of_the_renormalised_distribution():
+    rollouts = sample(sampling=dataclasses.replace(SAMPLING, top_k=3))
+    logits = teacher_forced_logits(rollouts)
+    third = [np.sort(x, axis=-1)[:, -3:-2] for x in logits]
+    kept = [np.where(x >= t, x, -np.inf) for x, t in zip(logits, third, strict=True)]
+    assert_log_probs_are_of(rollouts, kept)
+
+
+def test_greedy_takes_the_training_paths_best_tokens():
+    rollouts = sample(sampling=dataclasses.replace(SAMPLING, temperature=0.0))
+    for row, logits in enumerate(teacher_forced_logits(rollouts)):
+        np.testing.assert_array_equal(rollouts.response(row), logits.argmax(axis=-1))
+
+
+def test_responses_end_with_their_first_stop_token_or_at_the_limit():
+    """The stop token is part of the response; everything after it is zero."""
+    sampling = dataclasses.replace(SAMPLING, stop_ids=(3, 7))
+    rollouts = sample(sampling=sampling)
+    assert 0 < rollouts.finished.sum() < len(rollouts.finished)
+    for row, length in enumerate(rollouts.lengths):
+        stops = np.isin(rollouts.tokens[row], sampling.stop_ids)
+        assert rollouts.finished[row] == stops.any()
+        assert length == (stops.argmax() + 1 if stops.any() else sampling.max_tokens)
+        assert not rollouts.tokens[row, length:].any()
+        assert not rollouts.logp[row, length:].any()
+        assert (rollouts.logp[row, :length] < 0).all()
+
+
+def test_one_token_is_a_whole_response():
+    rollouts = sample(sampling=SamplingParams(max_tokens=1, stop_ids=(3, 19)))
+    assert (rollouts.lengths == 1).all()
+    np.testing.assert_array_equal(rollouts.finished, np.isin(rollouts.tokens[:, 0], (3, 19)))
+    assert 0 < rollouts.finished.sum() < len(rollouts.finished)
+
+
+def test_without_stop_tokens_every_response_is_cut():
+    rollouts = sample(sampling=SamplingParams(max_tokens=3))
+    assert (rollouts.lengths == 3).all()
+    assert not rollouts.finished.any()
+
+
+@pytest.mark.parametrize("stop_ids", [(3, 7), tuple(range(1, 24, 3)), tuple(range(2, 24, 3))])
+def test_the_loop_ends_with_the_last_response(stop_ids):
+    sampling = SamplingParams(max_tokens=12, stop_ids=stop_ids)
+    module, params = tiny()
+    ids = np.arange(4, dtype=np.uint32)
+    tokens, lengths = engine.pad_prompts([np.array(p) for p in PROMPTS], engine.PROMPT_BUCKET)
+    decode_params = decode.prepare_params(module.config, params)
+    state = decode.prefill_groups(module.config, decode_params, tokens, lengths, 3, 12)
+    state = decode.decode(
+        module.config,
+        decode_params,
+        state,
+        jax.jit(row_keys)(0, 0, np.repeat(ids, 3), np.tile(ids[:3], 4)),
+        np.repeat(lengths, 3),
+        SamplingArrays.of(sampling),
+    )
+    wanted = sample(sampling=sampling)
+    np.testing.assert_array_equal(state.tokens, wanted.tokens)
+    assert state.step == wanted.lengths.max()
+    assert (state.step < 12) == (len(stop_ids) > 2)
+
+
+def rows_of(rollouts, prompt, count=3):
+    """(tokens, log-probs) of the first samples of one prompt."""
+    start = prompt * rollouts.samples_per_prompt
+    return rollouts.tokens[start : start + count], rollouts.logp[start : start + count]
+
+
+COMPANY = {
+    "alone": ([2], 3),
+    "in another order": ([3, 2, 0, 1], 3),
+    "with more samples": ([0, 1, 2, 3], 5),
+}
+
+
+@pytest.mark.parametrize("company", COMPANY)
+def test_a_response_is_the_same_in_any_company(company):
+    """It depends on the seed, the step, the prompt's id and the sample's number only."""
+    order, samples = COMPANY[company]
+    ids = np.array([10, 2**40 + 5, 12, 13])
+    tokens = [np.array(p, np.int32) for p in PROMPTS]
+    wanted = sample(PromptBatch(ids, tuple(tokens), ({},) * 4))
+    some = PromptBatch(ids[order], tuple(tokens[i] for i in order), ({},) * len(order))
+    got = sample(some, samples=samples)
+    for place, prompt in enumerate(order):
+        for one, other in zip(rows_of(got, place), rows_of(wanted, prompt), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_padding_of_prompts_does_not_change_responses():
+    """A long neighbour puts all prompts into a wider bucket, and the cache with them."""
+    long = list(range(1, 20)) * 2
+    narrow, wide = sample(PROMPTS), sample([*PROMPTS, long])
+    assert engine.pad_prompts([np.array(long)], engine.PROMPT_BUCKET)[0].shape[1] > 16
+    np.testing.assert_array_equal(wide.tokens[:12], narrow.tokens)
+    np.testing.assert_allclose(wide.logp[:12], narrow.logp, atol=1e-5)
+
+
+def test_room_for_more_tokens_does_not_change_the_first_ones():
+    short, long = (sample(sampling=SamplingParams(max_tokens=n)).tokens for n in (5, 12))
+    np.testing.assert_array_equal(long[:, :5], short)
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {"step": 1}, {"seed": -1}, {"seed": 2**31 - 1}])
+def test_seed_and_step_make_other_responses(other):
+    assert not np.array_equal(sample(**other).tokens, sample().tokens)
+
+
+def test_samples_of_a_prompt_differ():
+    assert len({tuple(tokens) for tokens in sample([[1, 2]] * 4).tokens}) > 9
+
+
+def test_a_second_rollout_compiles_nothing():
+    """Other prompts of the same bucket, parameters, sampling values, seed and step."""
+    sample()
+    others = SamplingParams(0.5, 3, 0.9, SAMPLING.max_tokens, (5, 6))
+    module, params = tiny()
+    tiny_again = jax.tree.map(lambda leaf: leaf + 0.01, params)
+    with counted_compiles() as compiles:
+        sample([[9], [8, 8], [7], [1] * 16], sampling=others, seed=5, step=17)
+        generate(
+            module, tiny_again, PROMPTS, sampling=SAMPLING, samples_per_prompt=3, seed=0, step=1
+        )
+    assert compiles.count == 0
+
+
+def test_rollouts_say_what_they_are():
+    rollouts = sample()
+    assert rollouts.samples_per_prompt == 3
+    assert rollouts.tokens.dtype == rollouts.lengths.dtype == np.int32
+    assert rollouts.logp.dtype == np.float32
+    assert rollouts.prompts.ids.tolist() == [0, 1, 2, 3]
+    assert rollouts.tokens.max() < TINY.vocab_size
+
+
+@pytest.mark.parametrize(("prompts", "message"), [([], "no prompts"), ([[1], []], "prompt 1")])
+def test_missing_prompts_are_refused(prompts, message):
+    with pytest.raises(ValueError, match=message):
+        sample(prompts)
