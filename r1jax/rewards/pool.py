@@ -157,7 +157,7 @@ class Pool:
     ) -> list[Outcome]:
         return await asyncio.to_thread(self.map, items, timeout_s=timeout_s, deadline_s=deadline_s)
 
-    def stats(self) -> dict[str, float]:
+    def stats(self) -> dict[str, int | float]:
         """Counts since the start: items, cache_hits, deduplicated, ok, error, timeout, crash,
         deadline, restarts.
         """

@@ -528,6 +528,7 @@ class Parser(Cursor):
             self.pos += 3 if braced else 1
             return degrees(self, base)
         marks = mark.kind in ("text", "op", "upright") and mark.text in _MARKS
+        marks = marks or (mark.text == "T" and isinstance(base, Seq | Matrix))
         if marks and (mark.text not in ("+", "-") or braced or base in _NUMBER_SETS):
             self.pos += 3 if braced else 1
             return self.marked(base, mark.text)
