@@ -195,6 +195,25 @@ def test_cpp():
     assert code.run_tests(secret, make_tests(), language="cpp").status == "error"
 
 
+DIVISOR = """
+import json, sys
+facts = json.load(sys.stdin)
+n, d = int(facts["input"]), int(facts["output"])
+sys.exit(0 if 1 < d < n and n % d == 0 else 1)
+"""
+
+
+def test_checker_program_for_several_right_answers():
+    cases = [{"input": "91\n", "output": "7\n"}, {"input": "77\n", "output": "7\n"}]
+    tests = {"type": "stdin", "cases": cases, "checker": DIVISOR}
+    largest = "n = int(input())\nprint(max(d for d in range(1, n) if n % d == 0))"
+    assert code.run_tests(largest, tests).status == "pass"
+    assert code.run_tests("print(1)", tests).status == "fail"
+    assert code.run_tests("print(1); 1 / 0", tests).status == "error"
+    broken = {**tests, "checker": "raise SystemExit(3)"}
+    assert code.run_tests(largest, broken).status == "infra"
+
+
 def make_tests(given="", output="1"):
     return {"type": "stdin", "cases": [{"input": given, "output": output}]}
 

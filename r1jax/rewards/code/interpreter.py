@@ -16,6 +16,7 @@ _PACKAGE = "r1jax.rewards.code.inside"
 _MODULES = (
     "linux",
     "landlock",
+    "syscalls",
     "seccomp",
     "namespaces",
     "frames",

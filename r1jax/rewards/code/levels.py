@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import os
 import pathlib
 import shutil
@@ -49,6 +50,9 @@ class Unsafe(SandboxError):
     """The machine offers no real sandbox and the caller did not accept that."""
 
 
+_log = logging.getLogger(__name__)
+
+
 @functools.cache
 def failure_of(level: int) -> str | None:
     """Why this level cannot be used here; None when its probe held."""
@@ -56,9 +60,11 @@ def failure_of(level: int) -> str | None:
         return "bubblewrap is not installed"
     try:
         with Sandbox(level) as sandbox:
-            return _probe(sandbox)
+            failure = _probe(sandbox)
     except SandboxError as error:
-        return str(error)
+        failure = str(error)
+    _log.info("code sandbox level %d (%s): %s", level, LEVELS[level], failure or "works")
+    return failure
 
 
 def _probe(sandbox: Sandbox) -> str | None:

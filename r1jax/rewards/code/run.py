@@ -21,7 +21,7 @@ from r1jax.rewards.code.sandbox import (
     SandboxError,
     SandboxKilled,
 )
-from r1jax.rewards.code.suite import BadTests, Check, Judgement, make_checks
+from r1jax.rewards.code.suite import BadTests, Check, Judgement, judge_checker, make_checks
 from r1jax.rewards.code.verdict import CodeVerdict, Status
 
 # So that a time-out means the program and not the host, one core is left to the trainer; of two
@@ -73,9 +73,14 @@ def run_tests(
 ) -> CodeVerdict:
     """Run `program` (language "python" or "cpp") on `tests` and judge it.
 
-    `tests` is {"type": "stdin", "cases": [{"input", "output"}]}, {"type": "function", "fn_name",
-    "cases": [{"args", "expected"}]}, both with an optional "float_tol", or {"type": "assert",
-    "code"}. Every case runs in a fresh process; the first that fails decides the status, and with
+    `tests` is one of
+      {"type": "stdin", "cases": [{"input", "output"}]}, with an optional "checker": a Python program
+        that reads {"input", "output", "expected"} as JSON and exits with 0 (right) or 1 (wrong);
+      {"type": "function", "fn_name", "cases": [{"args", "expected"}]};
+      {"type": "assert", "code"};
+    the first two with an optional "float_tol". How outputs are compared: `compare.py`.
+
+    Every case runs in a fresh process. The first that fails decides the status, and with
     `stop_early` ends the run. `time_s` is wall clock for each case. Of `env` only time zone, locale
     and thread counts reach the program. `level` asks for one sandbox level instead of the best; a
     `backend` replaces the local sandbox. Safe to call from threads.
@@ -180,7 +185,10 @@ def _run_check(backend: Backend, check: Check, limits: Limits) -> Judgement:
             outcome = backend.run(check.case, limits)
     except SandboxKilled as error:
         return Judgement("error", (False,) * check.size, str(error))
-    return check.judge(outcome)
+    judgement = check.judge(outcome)
+    if judgement.status == "pass" and check.follow_up is not None:
+        return judge_checker(backend.run(check.follow_up(outcome), limits))
+    return judgement
 
 
 def _host_was_busy(outcome: Outcome, limits: Limits) -> bool:

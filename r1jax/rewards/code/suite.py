@@ -3,6 +3,7 @@
 import builtins
 import dataclasses
 import functools
+import json
 import marshal
 import secrets
 import signal
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from r1jax.rewards.code import answers, compare, steps
-from r1jax.rewards.code.sandbox import Case, Outcome
+from r1jax.rewards.code.sandbox import Case, Outcome, SandboxError
 from r1jax.rewards.code.verdict import Status
 
 _OUT_OF_MEMORY = (b"MemoryError", b"std::bad_alloc")
@@ -32,6 +33,7 @@ class Check:
     case: Case
     judge: Callable[[Outcome], Judgement]
     size: int = 1  # tests in this case
+    follow_up: Callable[[Outcome], Case] | None = None  # a checker program, if `judge` lets pass
 
 
 def make_checks(
@@ -45,6 +47,9 @@ def make_checks(
         tolerance = tests.get("float_tol")
         if kind == "stdin":
             runs_as = "script" if language == "python" else language
+            if "checker" in tests:
+                checker = str(tests["checker"])
+                return [_checker_check(make_case, runs_as, c, checker) for c in tests["cases"]]
             return [_stdin_check(make_case, runs_as, c, tolerance) for c in tests["cases"]]
         if language != "python":
             raise BadTests(f"{kind} tests need a Python program, not {language}")
@@ -70,6 +75,30 @@ def _stdin_check(
         return _one(difference is None, difference or "")
 
     return Check(make_case(kind, stdin=test["input"].encode("utf-8", "surrogateescape")), judge)
+
+
+def _checker_check(
+    make_case: Callable[..., Case], kind: str, test: dict[str, str], checker: str
+) -> Check:
+    """For problems with several right answers; the checker runs after the program is gone."""
+
+    def judge(outcome: Outcome) -> Judgement:
+        return _judge_end(outcome, 1) or Judgement("pass", (True,))
+
+    def follow_up(outcome: Outcome) -> Case:
+        output = outcome.stdout.decode("utf-8", "replace")
+        facts = {"input": test["input"], "output": output, "expected": test.get("output")}
+        return Case("script", program=checker.encode(), stdin=json.dumps(facts).encode())
+
+    case = make_case(kind, stdin=test["input"].encode("utf-8", "surrogateescape"))
+    return Check(case, judge, follow_up=follow_up)
+
+
+def judge_checker(outcome: Outcome) -> Judgement:
+    """Exit status 0 accepts and 1 rejects; anything else means that the checker itself failed."""
+    if outcome.end != "exit" or outcome.code not in (0, 1) or _ran_out_of_memory(outcome):
+        raise SandboxError(f"the checker program failed: {outcome.end}, status {outcome.code}")
+    return _one(outcome.code == 0, "the checker rejects the output")
 
 
 def _function_check(

@@ -27,7 +27,12 @@ def run(case: dict, fds: dict[str, int], box: dict) -> None:
         _arrange_files(fds)
         os.chdir(box["directory"])
         confine.set_limits(**case["limits"])
-        confine.lock_down(box["ruleset"], namespaced=box["namespaced"], filtered=box["filtered"])
+        confine.lock_down(
+            box["ruleset"],
+            namespaced=box["namespaced"],
+            own_uid=box["own_uid"],
+            filtered=box["filtered"],
+        )
     except BaseException as error:  # noqa: BLE001 - reported, and the process ends
         _write(fds["setup"], repr(error).encode("utf-8", "replace")[:1000])
         _exit(1)

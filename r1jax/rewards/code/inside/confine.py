@@ -44,11 +44,12 @@ def count_tasks(uid: int) -> int:
     return total
 
 
-def lock_down(ruleset: int | None, *, namespaced: bool, filtered: bool) -> None:
+def lock_down(ruleset: int | None, *, namespaced: bool, own_uid: bool, filtered: bool) -> None:
     """No new privileges, no capabilities, Landlock and seccomp, in the order that they need."""
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
     linux.drop_capabilities()
     if ruleset is not None:
         landlock.restrict_self(ruleset)
     if filtered:
-        seccomp.install(seccomp.make_filter(None if namespaced else os.getpid()))
+        own_pid = None if namespaced else os.getpid()
+        seccomp.install(seccomp.make_filter(own_pid, shared_uid=not own_uid))

@@ -15,7 +15,9 @@ from r1jax.rewards.code.inside import child, confine, frames, landlock, linux, n
 
 _TICK_MS = 10
 _EXIT_TICK_S = 0.0002
-_MEMORY_TICK_S = 0.05
+_LIMITS_TICK_S = 0.05
+_CHILDREN = "/proc/thread-self/children"
+_MANY_ENTRIES = 10_000
 _PIPE_MAX = 1 << 20  # what an unprivileged process can make a pipe hold
 
 
@@ -46,6 +48,8 @@ def _receive(size: int) -> bytes:
 
 def _enter(setup: dict) -> dict:
     """Build the walls that all cases share. May fork: the parent then only waits."""
+    if not (setup["namespaced"] or setup["own_uid"] or os.path.exists(_CHILDREN)):
+        raise OSError(f"the kernel has no {_CHILDREN}, which finds a program's processes")
     if setup["unshare"]:
         namespaces.enter()
         _continue_in_child()
@@ -60,6 +64,7 @@ def _enter(setup: dict) -> dict:
         "namespaced": setup["namespaced"],
         "filtered": setup["filtered"],
         "own_uid": setup["own_uid"],
+        "disk_mb": setup["tmpfs_mb"],
     }
 
 
@@ -99,7 +104,7 @@ def run_case(case: dict, box: dict) -> tuple[dict, dict[str, bytes]]:
         child.run(case, sources, box)
     for fd in sources.values():
         os.close(fd)
-    watch = _Watch(pid, reads, case, started)
+    watch = _Watch(pid, reads, case, box, started)
     end = watch.until_end()
     status, usage = _end_child(pid, watch, box)
     if not watch.drain() and end == "exit":
@@ -137,12 +142,14 @@ def _memory_file(name: str, content: bytes) -> int:
 class _Watch:
     """Collects the child's outputs and says when and why it is over."""
 
-    def __init__(self, pid: int, reads: dict[str, int], case: dict, started: float):
+    def __init__(self, pid: int, reads: dict[str, int], case: dict, box: dict, started: float):
         self.pid = pid
         self.reads = reads
         self.caps = case["caps"]
         self.deadline = started + case["limits"]["time_s"]
         self.memory_mb = case["limits"]["memory_mb"]
+        # A tmpfs has its own limit; a directory of the host must be watched.
+        self.disk = None if box["namespaced"] else (box["directory"], box["disk_mb"])
         self.peak_mb = 0.0
         self.outputs = {name: bytearray() for name in reads}
         self.open = {fd: name for name, fd in reads.items()}
@@ -153,16 +160,18 @@ class _Watch:
 
     def until_end(self) -> str:
         """'exit', or the limit that was broken: 'timeout', 'output', 'memory'; 'abandoned'."""
-        next_memory = time.monotonic() + _MEMORY_TICK_S
+        next_limits = time.monotonic() + _LIMITS_TICK_S
         while True:
             now = time.monotonic()
             if now >= self.deadline:
                 return "timeout"
-            if now >= next_memory:
-                next_memory = now + _MEMORY_TICK_S
+            if now >= next_limits:
+                next_limits = now + _LIMITS_TICK_S
                 self.peak_mb = max(self.peak_mb, _resident_mb(self.pid))
                 if self.peak_mb > self.memory_mb:
                     return "memory"
+                if self.disk and _holds_more_than(*self.disk):
+                    return "output"
             if not self.open:  # only the exit itself is left to wait for, and it is near
                 time.sleep(_EXIT_TICK_S)
             for fd, _ in self.poll.poll(_TICK_MS if self.open else 0):
@@ -261,6 +270,21 @@ def _resident_mb(pid: int) -> float:
         # File pages (the shared libraries) cost nothing more.
         total_kb += sum(int(x.split()[1]) for x in lines if x.startswith(("RssAnon:", "RssShmem:")))
     return total_kb / 1024
+
+
+def _holds_more_than(directory: str, limit_mb: int) -> bool:
+    """Does the directory hold more megabytes, or more entries, than anyone needs?"""
+    left, entries, stack = limit_mb << 20, _MANY_ENTRIES, [directory]
+    while stack and left >= 0 and entries >= 0:
+        try:
+            for entry in os.scandir(stack.pop()):
+                entries -= 1
+                left -= entry.stat(follow_symlinks=False).st_blocks * 512
+                if entry.is_dir(follow_symlinks=False):
+                    stack.append(entry.path)
+        except OSError:
+            continue  # removed meanwhile, or unreadable: then nothing was read from it either
+    return left < 0 or entries < 0
 
 
 def _write_files(directory: str, files: dict[str, bytes]) -> None:
