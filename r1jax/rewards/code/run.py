@@ -74,7 +74,7 @@ def run_tests(
     """Run `program` (language "python" or "cpp") on `tests` and judge it.
 
     `tests` is one of
-      {"type": "stdin", "cases": [{"input", "output"}]}, with an optional "checker": a Python program
+      {"type": "stdin", "cases": [{"input", "output"}]}, perhaps with a "checker": a Python program
         that reads {"input", "output", "expected"} as JSON and exits with 0 (right) or 1 (wrong);
       {"type": "function", "fn_name", "cases": [{"args", "expected"}]};
       {"type": "assert", "code"};
