@@ -111,9 +111,9 @@ PIECES = r"""
     \frac \sqrt \boxed { } ( ) [ ] \{ \} | ^ _ + - * / = < > \le \in \cup \pm , ; : ! ' % $ & \\
     \left \right \text{cm} \text{or} \sin \log \sum_{k=1}^{n} \int_0^1 dx \begin{pmatrix}
     \end{pmatrix} \overline{3} \infty \pi e i x n 0 1 2 10 0.5 1,000 99999999999 \circ \mathbb{R}
-    \emptyset <answer> </answer> </think> answer is #### ** 答案是 三分之二 万 元 ½ ² √ × ∞ ° A (B) and or
-    \ldots \dot \binom \lim_{x\to0} \vec \pmod \det \lfloor \rceil \over \choose \mathbf{i} \% \$ . ...
-    \, \! ~ \displaystyle \operatorname{lcm} km/h 3:45 p.m. \begin{cases} \end{cases} 上午 for all
+    \emptyset <answer> </answer> </think> answer is #### ** 答案是 三分之二 万 元 ½ ² √ × ∞ ° A (B)
+    and or \ldots \dot \binom \lim_{x\to0} \vec \pmod \det \lfloor \rceil \over \choose \mathbf{i}
+    \% \$ . ... \, \! ~ \displaystyle \operatorname{lcm} km/h 3:45 p.m. \begin{cases} \end{cases} 上午 for all
 """
 FRAGMENTS = st.sampled_from(PIECES.split())
 soups = st.lists(FRAGMENTS, max_size=30).flatmap(
