@@ -18,7 +18,7 @@ def get_config():
     config.model.qk_norm = True
     config.data = {"task": "running_sum", "max_prompt_tokens": 9}
     config.pretrain = {"steps": 900}
-    config.rl = {"steps": 60, "prompts_per_step": 32, "samples_per_prompt": 16}
+    config.rl = {"steps": 80, "prompts_per_step": 32, "samples_per_prompt": 16}
     config.rl.updates_per_step = 2
     # GRPO as printed: the mean over each response first, k3 KL to the base in the loss, with
     # R1-Zero's 0.001 (arXiv 2501.12948); its clip range is not printed, 0.2 is the usual one.

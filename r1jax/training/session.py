@@ -51,9 +51,10 @@ class Session:
             workdir_lib.keep_lines(self.workdir / name, keep)
 
     def log_completions(self, phase: str, step: int, graded: Graded, count: int) -> None:
-        """Keep a few samples to read: the first rows, so the same prompts' places every time."""
+        """Keep a few samples to read: two answers to each of the step's first questions."""
         group = graded.rollouts.samples_per_prompt
-        for row in range(min(count, len(graded.texts))):
+        rows = (prompt * group + sample for prompt in range(-(-count // 2)) for sample in (0, 1))
+        for row in list(rows)[: min(count, len(graded.texts))]:
             append_json_line(
                 self.workdir / "completions.jsonl",
                 {

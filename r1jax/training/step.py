@@ -56,7 +56,7 @@ def update_step(
 
     grads, stats = jax.lax.fori_loop(1, used, accumulate, one(jnp.int32(0), state.params))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    stats = {**mean_stats(stats), "grad_norm": optax.global_norm(grads)}
+    stats = {**mean_stats(stats), "grad_norm": optax.tree.norm(grads)}
     new_state = TrainState(
         params=optax.apply_updates(state.params, updates),
         opt_state=opt_state,
