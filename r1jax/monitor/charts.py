@@ -6,6 +6,7 @@ and dark; `report_style.CHART_CSS` defines them.
 
 import dataclasses
 import html
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from r1jax.monitor.scales import Scale, make_scale, number_text
 
 FONT = 12.0  # px, of tick labels
+UNPRINTABLE = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]"
 SIZE = (350.0, 220.0)
 
 
@@ -300,7 +302,12 @@ def band_data(px: np.ndarray, low: np.ndarray, high: np.ndarray) -> str:
 
 def text(x: float, y: float, content: str, classes: str) -> str:
     """A label; classes `middle` and `end` say which part of it lies at x."""
-    return f'<text class="{classes}" x="{x:.1f}" y="{y:.1f}">{html.escape(content)}</text>'
+    return f'<text class="{classes}" x="{x:.1f}" y="{y:.1f}">{clean(content)}</text>'
+
+
+def clean(content: str) -> str:
+    """Escaped; control characters and lone surrogates, which HTML and XML cannot hold, replaced."""
+    return html.escape(re.sub(UNPRINTABLE, "\ufffd", content))
 
 
 def text_width(content: str, font: float = FONT) -> float:
@@ -312,7 +319,7 @@ def svg(size: tuple[float, float], body: str, summary: str) -> str:
     """A drawing that screen readers name by its summary."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size[0]:g} {size[1]:g}" '
-        f'role="img" aria-label="{html.escape(summary)}" font-size="{FONT:g}">{body}</svg>'
+        f'role="img" aria-label="{clean(summary)}" font-size="{FONT:g}">{body}</svg>'
     )
 
 

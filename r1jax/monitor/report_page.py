@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import html
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,10 +10,10 @@ import numpy as np
 
 import r1jax
 from r1jax.monitor import report_charts as plans
-from r1jax.monitor.charts import dumbbells
+from r1jax.monitor.charts import clean, dumbbells
 from r1jax.monitor.report_charts import Figure, Plan
 from r1jax.monitor.report_data import Run, is_number
-from r1jax.monitor.report_samples import clean, samples_html
+from r1jax.monitor.report_samples import samples_html
 from r1jax.monitor.report_style import CHART_CSS, LAYOUT_CSS, SCRIPT
 from r1jax.monitor.report_verdict import (
     Verdict,
@@ -80,8 +79,8 @@ def figure_html(figure: Figure, classes: str = "") -> str:
         f'<div class="{kind}">{one.svg}</div>'
         for kind, one in zip(("wide", "narrow"), figure.charts, strict=False)
     )
-    at = html.escape(f"{figure.x_label} {chart.hover['x'][-1]}")
-    note = f"<figcaption>{html.escape(figure.note)}</figcaption>" if figure.note else ""
+    at = clean(f"{figure.x_label} {chart.hover['x'][-1]}")
+    note = f"<figcaption>{clean(figure.note)}</figcaption>" if figure.note else ""
     return (
         f'<figure class="{classes}" data-chart><h3>{clean(figure.title)}'
         f'<span class="at">{at}</span></h3>'
@@ -96,8 +95,7 @@ def _legend(figure: Figure) -> str:
     for (label, style), values in zip(chart.legend, chart.hover["y"], strict=True):
         shape = " box" if figure.boxes else ""
         entries.append(
-            f'<li><i class="key s{style}{shape}"></i>{clean(label)} '
-            f"<b>{html.escape(values[-1])}</b></li>"
+            f'<li><i class="key s{style}{shape}"></i>{clean(label)} <b>{clean(values[-1])}</b></li>'
         )
     return f'<ul class="legend">{"".join(entries)}</ul>'
 
@@ -111,7 +109,7 @@ def _hover_json(figure: Figure) -> str:
         "px": [chart.hover["px"] for chart in figure.charts],
         "ends": [chart.hover["ends"] for chart in figure.charts],
     }
-    return json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
+    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _head(run: Run, tests: tuple[Verdict, ...]) -> str:
@@ -136,7 +134,7 @@ def _head(run: Run, tests: tuple[Verdict, ...]) -> str:
         f'<p class="eyebrow">r1jax report · <b>{clean(run.name)}</b>'
         f"{''.join(f' · {clean(fact)}' for fact in facts)}</p>"
         f"<h1>{clean(headline(run))}</h1>"
-        f'<p class="lead">{html.escape(overall(run, tests))}</p>{note}'
+        f'<p class="lead">{clean(overall(run, tests))}</p>{note}'
     )
 
 
@@ -148,14 +146,14 @@ def _tests(tests: Iterable[Verdict]) -> str:
         )
         state = "FAIL, AS EXPECTED" if test.expected else test.state
         checks = "".join(
-            f'<li class="{"yes" if check.passed else "no"}">{html.escape(check.text)}</li>'
+            f'<li class="{"yes" if check.passed else "no"}">{clean(check.text)}</li>'
             for check in test.checks
         )
         cards.append(
-            f'<article class="card test"><header><h3>{html.escape(test.title)}</h3>'
+            f'<article class="card test"><header><h3>{clean(test.title)}</h3>'
             f'<span class="badge {kind}">{state}</span></header>'
-            f'<p>{html.escape(test.reason)}</p><ul class="checks">{checks}</ul>'
-            f'<p class="rule"><b>Rule.</b> {html.escape(test.rule)}</p></article>'
+            f'<p>{clean(test.reason)}</p><ul class="checks">{checks}</ul>'
+            f'<p class="rule"><b>Rule.</b> {clean(test.rule)}</p></article>'
         )
     return f'<div class="grid2">{"".join(cards)}</div>'
 
@@ -210,8 +208,8 @@ def _row(label: str, before: float | None, after: float | None, *, share: bool) 
         difference = after - before
         change = f"{difference:+.3f}".replace("-", "−") if share else signed_text(difference)
     return (
-        f"<tr><th>{clean(label)}</th><td>{html.escape(say(before))}</td>"
-        f'<td class="main">{html.escape(say(after))}</td><td>{change}</td></tr>'
+        f"<tr><th>{clean(label)}</th><td>{clean(say(before))}</td>"
+        f'<td class="main">{clean(say(after))}</td><td>{change}</td></tr>'
     )
 
 
@@ -270,8 +268,8 @@ def _totals(title: str, seconds: Mapping[str, float], note: str) -> str:
         for name, value in sorted(seconds.items(), key=lambda item: -item[1])
     )
     return (
-        f"<h3>{html.escape(title)}: {number_text(total)} s</h3>"
-        f'<table><tbody>{rows}</tbody></table><p class="note">{html.escape(note)}</p>'
+        f"<h3>{clean(title)}: {number_text(total)} s</h3>"
+        f'<table><tbody>{rows}</tbody></table><p class="note">{clean(note)}</p>'
     )
 
 
@@ -329,10 +327,10 @@ def _foot(run: Run, no_hero: bool) -> str:
 
 
 def _section(title: str, content: str) -> str:
-    return f"<section><h2>{html.escape(title)}</h2>{content}</section>"
+    return f"<section><h2>{clean(title)}</h2>{content}</section>"
 
 
 def _none(*what: str) -> str:
     """One line for all that a run did not log."""
     names = ", ".join(text[0].lower() + text[1:] for text in what)
-    return f'<p class="note">Not in this run\'s files: {html.escape(names)}.</p>'
+    return f'<p class="note">Not in this run\'s files: {clean(names)}.</p>'

@@ -1,9 +1,9 @@
 """Sample completions, early and late side by side, as HTML. Their text is untrusted."""
 
-import html
 import re
 from collections.abc import Sequence
 
+from r1jax.monitor.charts import clean
 from r1jax.monitor.report_data import Sample, count_equal
 from r1jax.monitor.scales import number_text
 
@@ -89,12 +89,6 @@ def sample_html(sample: Sample, count: int) -> str:
         f'<div class="sample"><pre>{mark_answer(clean(sample.completion))}</pre>'
         f'<div class="facts">{"".join(facts)}</div></div>'
     )
-
-
-def clean(text: str) -> str:
-    """Escaped; control characters and lone surrogates, which HTML cannot hold, replaced."""
-    shown = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", "\ufffd", text)
-    return html.escape(shown)
 
 
 def mark_answer(escaped: str) -> str:

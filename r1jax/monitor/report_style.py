@@ -162,7 +162,8 @@ th,td{{padding:6px 6px}}
 @media print{{
 :root{{{LIGHT_COLOURS};--page:#fff}}
 {series_css(LIGHT)}
-body{{font-size:10pt}}
+html{{font-size:12px}}
+body{{font-size:1rem}}
 .sample pre{{max-height:none}}
 main{{max-width:none;padding:0}}
 .grid2,.grid3,.pair{{grid-template-columns:1fr 1fr;gap:12px}}

@@ -212,6 +212,7 @@ def test_untrusted_text_stays_text(tmp_path: pathlib.Path, evil: str) -> None:
     assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
     assert sum(tag == "style" for tag, _ in page.tags) == 1
     assert len(page.tags) > plain / 2
+    assert not re.search(r"[\x00-\x08\x0e-\x1f\x7f]", (tmp_path / "report.html").read_text())
     if evil.isprintable():
         assert page.text.count(evil) >= 4
 
@@ -246,6 +247,16 @@ def test_better_but_not_longer_fails(tmp_path: pathlib.Path) -> None:
     accuracy = curve(0.2, 0.9)
     write_run(tmp_path, rl_records(accuracy, curve(8, 8.2), accuracy))
     assert states(read_run(tmp_path))[0] == "FAIL"
+
+
+def test_both_rise_but_not_together(tmp_path: pathlib.Path) -> None:
+    accuracy = np.linspace(0.2, 0.9, STEPS)
+    length = np.append(np.full(4, 6.0), np.linspace(40, 12, STEPS - 4))
+    verdict = report_verdict.rise_together(
+        read_run(write_run(tmp_path, rl_records(accuracy, length, accuracy)))
+    )
+    assert verdict.state == "FAIL"
+    assert [c.text[:16] for c in verdict.checks if not c.passed] == ["Rank correlation"]
 
 
 def test_held_out_accuracy_must_rise_too(tmp_path: pathlib.Path) -> None:
