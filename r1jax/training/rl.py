@@ -50,7 +50,7 @@ def train_rl(session: Session, base_params: Params) -> TrainState:
     if restored is None:
         # The update gives its old state's memory away; the base is needed on.
         params = jax.tree.map(jnp.copy, base_params)
-        step, state, books = 0, init_state(params, optimizer), {"num_tokens": 0}
+        step, state, books = 0, init_state(params, optimizer), {"next_prompt": 0, "num_tokens": 0}
     else:
         step, state, books = restored
         session.say(f"rl goes on at step {step} of {config.rl.steps}")
@@ -71,9 +71,7 @@ def train_rl(session: Session, base_params: Params) -> TrainState:
     clock = session.clock
     while step < config.rl.steps:
         with clock("rollout"):
-            prompts = setup.prompts(
-                "train", step * config.rl.prompts_per_step, config.rl.prompts_per_step
-            )
+            prompts = setup.prompts("train", books["next_prompt"], config.rl.prompts_per_step)
             in_flight = start_rollout(setup, state.params, prompts, step)
         with clock("update"):  # the last step's updates run first; waiting for them is their time
             log.write()
@@ -90,6 +88,7 @@ def train_rl(session: Session, base_params: Params) -> TrainState:
                 state, update_stats = update(state, batch, np.int32(used))
                 stats.append(update_stats)
         log.pending = Finished(step, graded, stats, [batch for batch, _ in batches])
+        books["next_prompt"] += config.rl.prompts_per_step
         step += 1
         stopping = session.interrupts.received is not None
         if step % config.checkpoint.every == 0 or step == config.rl.steps or stopping:
