@@ -143,8 +143,11 @@ def process_sum(
     normalized = group_normalized(
         step_rewards.reshape(prompts, -1), eps=eps, ddof=ddof, valid=valid.reshape(prompts, -1)
     ).reshape(step_rewards.shape)
-    at_end = jax.nn.one_hot(step_ends, length, dtype=step_rewards.dtype)
-    at_end_PGT = (normalized[..., None] * at_end).sum(axis=2)
+    p, g, _ = np.ogrid[tuple(slice(size) for size in step_ends.shape)]
+    # Absent steps, whose normalised reward is 0, land on the first token.
+    places = (p, g, jnp.maximum(step_ends, 0))
+    at_end_PGT = jnp.zeros((*step_ends.shape[:2], length), step_rewards.dtype)
+    at_end_PGT = at_end_PGT.at[places].add(normalized)
     return jnp.flip(jnp.cumsum(jnp.flip(at_end_PGT, axis=-1), axis=-1), axis=-1)
 
 

@@ -178,7 +178,7 @@ def policy_loss(
 
     The statistics are sums to add up with `add_stats` and to read with `mean_stats`.
     """
-    mask = jnp.asarray(mask)
+    mask = jnp.asarray(mask).astype(bool)
     segment_ids, prompt_ids = _to_device(segment_ids), _to_device(prompt_ids)
     if segment_ids is not None:
         mask = mask & (segment_ids != 0)
