@@ -23,8 +23,8 @@ CASES = Path(__file__).parent.parent / "tests" / "rewards" / "data" / "math_dev.
 INTEGERS = 3000
 PROSE = "We add the two numbers, carry the one, and check the sum by subtraction. " * 30
 
-Verify = Callable[[str, str], bool | None]
 Case = dict[str, Any]
+Verify = Callable[[Case], bool | None]
 
 
 @dataclass(frozen=True)
@@ -38,21 +38,25 @@ class Result:
         return self.correct is self.case["equal"]
 
 
-def ours(pred: str, gold: str) -> bool | None:
-    return math.verify(pred, gold).correct
+def ours(case: Case) -> bool | None:
+    return math.verify(case["pred"], case["gold"]).correct
 
 
 def make_math_verify() -> Verify:
-    """math-verify with its default extraction, one call per case; a bare gold is boxed as its docs
-    ask.
+    """math-verify with its default extraction. Bare answers and golds are put between dollars, where
+    it looks for LaTeX; a pair that it cannot parse that way is parsed as it stands.
     """
     from math_verify import parse, verify
 
-    def call(pred: str, gold: str) -> bool | None:
+    def read(text: str, *, bare: bool) -> list[Any]:
+        return (parse(f"${text}$") if bare else []) or parse(text)
+
+    def call(case: Case) -> bool | None:
         try:
-            wanted = parse(f"\\boxed{{{gold}}}")
-            return bool(verify(wanted, parse(pred) or parse(f"${pred}$"))) if wanted else None
-        except Exception:  # noqa: BLE001 - a peer's failure is a wrong verdict, not the benchmark's end
+            gold = read(case["gold"], bare=True)
+            pred = read(case["pred"], bare=case.get("form") == "a")
+            return bool(verify(gold, pred)) if gold else None
+        except Exception:  # noqa: BLE001 - a peer's failure is a wrong verdict, and no more
             return None
 
     return call
@@ -62,7 +66,7 @@ def measure(verify: Verify, cases: list[Case]) -> list[Result]:
     results = []
     for case in cases:
         start = time.perf_counter()
-        correct = verify(case["pred"], case["gold"])
+        correct = verify(case)
         results.append(Result(case, correct, time.perf_counter() - start))
     return results
 
@@ -71,7 +75,7 @@ def integer_rate(verify: Verify) -> float:
     """Boxed integers at the end of two kilobytes of prose, answers per second."""
     start = time.perf_counter()
     for i in range(INTEGERS):
-        verify(f"{PROSE}\\boxed{{{i}}}", str(i + i % 2))
+        verify({"pred": f"{PROSE}\\boxed{{{i}}}", "gold": str(i + i % 2)})
     return INTEGERS / (time.perf_counter() - start)
 
 
@@ -122,7 +126,7 @@ def main() -> None:
         verifiers["math-verify"] = make_math_verify()
     columns: dict[str, list[Result]] = {}
     for name, verify in verifiers.items():
-        verify("\\boxed{x+1}", "1+x")  # imports and caches
+        verify({"pred": "\\boxed{x+1}", "gold": "1+x"})  # imports and caches
         columns[name] = measure(verify, cases)
         report(name, columns[name], integer_rate(verify))
     report_kinds(columns)

@@ -7,7 +7,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache
 
 from r1jax.rewards.math import han, words
@@ -16,7 +15,6 @@ from r1jax.rewards.math.nodes import (
     Based,
     Clock,
     Node,
-    Num,
     Quantity,
     Sym,
     Text,
@@ -155,11 +153,13 @@ def _special(plain: str) -> Node | None:
     )
 
 
-def integer_value(text: str) -> int | None:
-    """The value of a plain integer literal; the fast path of most graders' input."""
-    text = text.strip()
-    digits = text[1:] if text[:1] == "-" else text
-    return int(text) if digits.isascii() and digits.isdigit() and len(digits) < 1000 else None
+def integer_text(text: str) -> str | None:
+    """A plain integer literal in its one shortest form; most graded answers are no more."""
+    sign, digits = ("-", text[1:]) if text[:1] == "-" else ("", text)
+    if not (digits.isascii() and digits.isdigit()):
+        return None
+    digits = digits.lstrip("0")
+    return sign + digits if digits else "0"
 
 
-__all__ = ["MAX_ANSWER", "Answer", "Fraction", "Num", "integer_value", "parse"]
+__all__ = ["MAX_ANSWER", "Answer", "integer_text", "parse"]

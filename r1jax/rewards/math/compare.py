@@ -117,6 +117,17 @@ def _tolerant(gold: Node, pred: Node, budget: Budget) -> bool:
         return False
 
 
+def _signed_statements(gold: Node, pred: Node, budget: Budget) -> bool | None:
+    """y = ±2x is two equations."""
+    if not any(isinstance(node, Chain) and _count_signs(node) for node in (gold, pred)):
+        return None
+    sides = [
+        Seq("list", tuple(expand_signs(node))) if isinstance(node, Chain) else node
+        for node in (gold, pred)
+    ]
+    return answers_equal(sides[0], sides[1], budget)
+
+
 def _texts(gold: Node, pred: Node, budget: Budget) -> bool | None:
     if isinstance(gold, Text) or isinstance(pred, Text):
         return (
@@ -295,6 +306,11 @@ def _as_items(node: Node) -> _Items | None:
         return _Items(True, [None] * len(entries), entries, "vector")
     if isinstance(node, Call) and node.name in ("or", "and"):
         node = Seq("list", node.args)
+    if isinstance(node, Call) and node.name == "∪":
+        parts = [arg for arg in node.args if isinstance(arg, Seq) and arg.kind == "set"]
+        if len(parts) < len(node.args):
+            return None
+        node = Seq("set", tuple(item for part in parts for item in part.items))
     if not isinstance(node, Seq):
         signed = expand_signs(node)
         return _Items(False, [None] * len(signed), signed, "list") if len(signed) > 1 else None
@@ -314,7 +330,7 @@ def _as_items(node: Node) -> _Items | None:
 def expand_signs(node: Node) -> list[Node]:
     """a ± b as its two values; several signs in one expression move together."""
     signs = _count_signs(node)
-    if not signs or isinstance(node, Seq | Chain):
+    if not signs:
         return [node]
     if signs > MAX_SIGNS:
         raise TooCostly("too many ± signs")
@@ -324,10 +340,12 @@ def expand_signs(node: Node) -> list[Node]:
 def _count_signs(node: Node) -> int:
     if isinstance(node, Call):
         return (node.name in ("±", "∓")) + sum(_count_signs(arg) for arg in node.args)
-    return 0
+    return sum(map(_count_signs, node.terms)) if isinstance(node, Chain) else 0
 
 
 def _with_sign(node: Node, upper: bool) -> Node:
+    if isinstance(node, Chain):
+        return Chain(tuple(_with_sign(term, upper) for term in node.terms), node.ops)
     if not isinstance(node, Call):
         return node
     args = tuple(_with_sign(arg, upper) for arg in node.args)
@@ -550,6 +568,7 @@ def _special(gold: Node, pred: Node, budget: Budget) -> bool | None:
 
 _HANDLERS: tuple[Callable[[Node, Node, Budget], bool | None], ...] = (
     _approximations,
+    _signed_statements,
     _texts,
     _clocks,
     _labels,

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, replace
 
 from r1jax.rewards.math import words
-from r1jax.rewards.math.answers import Answer, integer_value, parse
+from r1jax.rewards.math.answers import Answer, integer_text, parse
 from r1jax.rewards.math.clean import to_ascii, unwrap
 from r1jax.rewards.math.compare import answers_equal
 from r1jax.rewards.math.extract import Extraction, extract_answer
@@ -71,7 +71,7 @@ def quick_verdict(found: Extraction, gold: str) -> Verdict | None:
         return Verdict(None, "gold: empty")
     if not given:
         return Verdict(False, "answer: none found")
-    numbers = integer_value(reference), integer_value(given)
+    numbers = integer_text(reference), integer_text(given)
     if numbers[0] is not None and numbers[1] is not None:
         return Verdict(numbers[0] == numbers[1], "integer", given[:MAX_SHOWN])
     return None

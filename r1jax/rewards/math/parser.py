@@ -8,6 +8,7 @@ ends in `Unparsable` and not in a full stack.
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 
 from r1jax.rewards.math import units
@@ -68,10 +69,10 @@ _INFIX = (
     | dict.fromkeys(("*", "/", "mod"), PRODUCT)
 )
 _SEPARATORS = frozenset((",", ";", "and", "or"))
-# Words before a value that change what it says; dropping them as a label would be wrong.
-_QUALIFIERS = names(
-    "not no least most than more less fewer except never without isn't cannot neither wrong"
-)
+# Words that announce a value as its label does. Any others may change what it says ("at least",
+# "twice", "not") and make the text prose.
+_ANNOUNCING = names("is are equals equal be answer about approximately around exactly only result")
+_CHANGING_HAN = re.compile("[不非否超至少多未除倍半]")
 _MARKS = ORDINALS | {"deg", "'", "+", "-", "*", "T"}
 _NUMBER_SETS = frozenset(Sym(f"set:{name}") for name in "RZNQ")
 
@@ -170,9 +171,8 @@ class Parser(Cursor):
     def infix(self, left: Node, bp: int) -> Node:
         token = self.peek()
         if isinstance(left, Text) and bp == RELATION + 1:
-            if token.text == ":":
-                self.take()
-            return Chain((self.label(left), self.expr(RELATION)), ("=",))
+            label = left if self.skip("op", ":") else self.label(left)
+            return Chain((label, self.expr(RELATION)), ("=",))
         if bp == UNIT:
             return quantity(self, left)
         if token.kind == "cmd" and token.text == "pmod":
@@ -190,18 +190,19 @@ class Parser(Cursor):
         return self.sum(left) if bp == SUM else self.product(left)
 
     def label(self, text: Text) -> Node:
-        if _QUALIFIERS & set(text.words.lower().split()):
-            raise Unparsable("qualified value")
-        return text
+        """The words, if a value may follow them without any sign between."""
+        last = text.words.lower().split()[-1]
+        if last in _ANNOUNCING or (not last.isascii() and not _CHANGING_HAN.search(text.words)):
+            return text
+        raise Unparsable("qualified value")
 
     def relation(self, left: Node) -> Node:
         terms: list[Node] = [left]
         ops: list[str] = []
         if isinstance(left, Chain) and isinstance(left.terms[0], Text):  # a label before x = 5
             terms, ops = [*left.terms], [*left.ops]
-        while (
-            (token := self.peek()).text in RELATIONS and token.kind == "op"
-        ) or token.text == "not":
+        while self.at("op", *RELATIONS) or self.at("cmd", "not"):
+            token = self.peek()
             self.take()
             op = token.text
             if op == "not":
@@ -223,7 +224,7 @@ class Parser(Cursor):
         return Ratio(tuple(parts))
 
     def set_operation(self, left: Node) -> Node:
-        """Unions and intersections of several sets are one node, so that a long one is not a deep one."""
+        """Unions of many sets are one node: a long one is not a deep one."""
         sign = self.peek().text
         parts = [left]
         while self.skip("op", sign):

@@ -56,7 +56,9 @@ def is_regional(node: Node) -> bool:
             node.ops == ("in",) and is_setlike(node.terms[1])
         )
     if isinstance(node, Call):
-        if node.name in ("∪", "∩", "\\"):
+        if node.name == "∪":  # of listed sets it may be a set of anything
+            return not all(isinstance(arg, Seq) and arg.kind == "set" for arg in node.args)
+        if node.name in ("∩", "\\"):
             return True
         if node.name in ("or", "and"):
             return any(is_regional(arg) for arg in node.args)

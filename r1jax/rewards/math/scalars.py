@@ -33,6 +33,7 @@ DPS = 50
 CONFIRM_DPS = 220
 POINTS = 12
 ENOUGH = 4
+_COUNTS = frozenset("nmkNMK")  # integers by custom, where they are rounded
 # Where variables are taken from: positive, and in several ranges so that ln(x − 5) or √(1 − x)
 # have real points.
 _RANGES = (
@@ -195,6 +196,8 @@ def _integer_symbols(node: Node) -> frozenset[str]:
             found |= free_symbols(n.args[1])
         elif isinstance(n, Call) and n.name in ("gcd", "lcm", "mod"):
             found |= free_symbols(n)
+        elif isinstance(n, Call) and n.name in ("floor", "ceil"):
+            found |= free_symbols(n) & _COUNTS
     return found
 
 

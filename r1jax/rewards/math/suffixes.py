@@ -5,6 +5,13 @@ from __future__ import annotations
 from r1jax.rewards.math import units
 from r1jax.rewards.math.cursor import ORDINALS, UNIT, Cursor
 from r1jax.rewards.math.nodes import Based, Call, Node, Num, Quantity, Sym, Text, Unparsable, number
+from r1jax.rewards.math.vocabulary import names
+
+# Words behind a number that change it and are no unit.
+_OPERATIONS = names("""
+    squared cubed factorial tenths hundredths thousandths halves thirds fourths fifths plus minus
+    over wrong incorrect not less fewer more or
+""")
 
 
 def degrees(p: Cursor, node: Node) -> Node:
@@ -108,6 +115,8 @@ def unit_factors(p: Cursor) -> list[tuple[str, int]]:
             power = 2 if lower.startswith("s") else 3
         elif lower in ("squared", "cubed") and factors:
             factors[-1] = (factors[-1][0], factors[-1][1] * (2 if lower == "squared" else 3))
+        elif lower in _OPERATIONS:
+            raise Unparsable("an operation in words")
         elif lower not in ORDINALS:
             factors.append((word, sign * power * _unit_power(p)))
             power = 1

@@ -220,6 +220,9 @@ def compatible(left: Unit, right: Unit) -> bool:
     """
     if left.dims and right.dims:
         return left.dims == right.dims
-    if left.words and right.words and not (left.dims or right.dims):
+    if bool(left.dims) != bool(right.dims):
+        bare = right if left.dims else left
+        return not bare.words  # 5 kg are no 5 apples
+    if left.words and right.words:
         return bool({_stem(w) for w in left.words} & {_stem(w) for w in right.words})
     return True
