@@ -46,7 +46,7 @@ class Figure:
     boxes: bool = False  # the legend's keys: areas, not lines
 
 
-HERO_SIZES = ((1080.0, 400.0), (380.0, 300.0))  # wide page, narrow page
+HERO_SIZES = ((960.0, 370.0), (380.0, 300.0))  # wide page, narrow page
 HERO_TITLE = "Accuracy and response length"
 HERO = (
     Line("accuracy", "accuracy"),

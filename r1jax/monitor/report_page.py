@@ -266,6 +266,7 @@ def _totals(title: str, seconds: Mapping[str, float], note: str) -> str:
         f'style="width:{100 * value / total:.1f}%"></span></td>'
         f"<td>{number_text(value)} s</td><td>{value / total:.0%}</td></tr>"
         for name, value in sorted(seconds.items(), key=lambda item: -item[1])
+        if value > 0
     )
     return (
         f"<h3>{clean(title)}: {number_text(total)} s</h3>"

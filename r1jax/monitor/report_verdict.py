@@ -68,16 +68,19 @@ def headline(run: Run) -> str:
         changes.append(lengths_text(before["mean_length"], after["mean_length"]))
     if not changes:
         changes = _training_changes(run.table)
-    steps = len(run.table.steps)
-    took = seconds_taken(run)
-    span = f"in {steps:,} {phase_name(run.main)} step{'s' * (steps != 1)}"
-    if took is not None:
-        span += f" and {seconds_text(took)}"
     who = "With random rewards (the control), " if run.control else ""
-    sentence = (
-        f"{who}{' and '.join(changes) or 'nothing that this page knows was measured'}, {span}"
-    )
-    return sentence[0].upper() + sentence[1:] + "."
+    what = " and ".join(changes) or "nothing that this page knows was measured"
+    sentence = f"{who}{what}{_span(run)}."
+    return sentence[0].upper() + sentence[1:]
+
+
+def _span(run: Run) -> str:
+    """In how many steps and seconds; nothing where there were no steps."""
+    if run.main.startswith("evaluate"):
+        return ""
+    steps, took = int(run.table.steps[-1]) + 1, seconds_taken(run)
+    span = f", in {steps:,} {phase_name(run.main)} step{'s' * (steps != 1)}"
+    return span if took is None else f"{span} and {seconds_text(took)}"
 
 
 def _training_changes(table: Table) -> list[str]:

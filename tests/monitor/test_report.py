@@ -400,7 +400,13 @@ def test_runs_of_other_kinds_have_pages(tmp_path: pathlib.Path) -> None:
     evaluation = [{"phase": "evaluate_before", "step": 0, "greedy_accuracy": 0.5}]
     write_run(tmp_path / "eval", evaluation)
     (tmp_path / "eval/summary.json").unlink()
-    assert "accuracy, greedy" in read_page(tmp_path / "eval").text
+    text = read_page(tmp_path / "eval").text
+    assert "accuracy, greedy" in text
+    assert "Nothing that this page knows was measured." in text
+    base = [{"phase": "pretrain", "step": i, "loss": 1.0 / i} for i in range(49, 900, 50)]
+    write_run(tmp_path / "base", base)
+    (tmp_path / "base/summary.json").unlink()
+    assert "in 900 pre-training steps." in read_page(tmp_path / "base").text
 
 
 def test_evaluations_come_from_the_metrics_where_there_is_no_summary(
