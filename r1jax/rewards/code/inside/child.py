@@ -7,7 +7,7 @@ import marshal
 import os
 import sys
 
-from r1jax.rewards.code.inside import answering, confine, frames, linux
+from r1jax.rewards.code.inside import answering, confine, frames, linux, seccomp
 
 # Kept here so that a program which replaces them in `os` only harms itself.
 _exit, _write = os._exit, os.write
@@ -27,12 +27,8 @@ def run(case: dict, fds: dict[str, int], box: dict) -> None:
         _arrange_files(fds)
         os.chdir(box["directory"])
         confine.set_limits(**case["limits"])
-        confine.lock_down(
-            box["ruleset"],
-            namespaced=box["namespaced"],
-            own_uid=box["own_uid"],
-            filtered=box["filtered"],
-        )
+        # Without namespaces the filter knows our pid, and is made here.
+        confine.lock_down(box["ruleset"], box["filter"] or _make_filter(box))
     except BaseException as error:  # noqa: BLE001 - reported, and the process ends
         _write(fds["setup"], repr(error).encode("utf-8", "replace")[:1000])
         _exit(1)
@@ -49,6 +45,12 @@ def run(case: dict, fds: dict[str, int], box: dict) -> None:
         answering.load(source, "__main__")
         raise SystemExit(0)
     _answer(source)
+
+
+def _make_filter(box: dict) -> bytes | None:
+    if not box["filtered"]:
+        return None
+    return seccomp.make_filter(os.getpid(), shared_uid=not box["own_uid"])
 
 
 def _arrange_files(fds: dict[str, int]) -> None:

@@ -6,7 +6,7 @@ import math
 import os
 import resource
 
-from r1jax.rewards.code.inside import landlock, linux, seccomp
+from r1jax.rewards.code.inside import landlock, seccomp
 
 _MB = 1 << 20
 _STACK_MB = 64  # deep recursion in C++; grows only when it is used
@@ -44,12 +44,9 @@ def count_tasks(uid: int) -> int:
     return total
 
 
-def lock_down(ruleset: int | None, *, namespaced: bool, own_uid: bool, filtered: bool) -> None:
-    """No new privileges, no capabilities, Landlock and seccomp, in the order that they need."""
-    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
-    linux.drop_capabilities()
+def lock_down(ruleset: int | None, program: bytes | None) -> None:
+    """Landlock, then seccomp, which would forbid nothing that comes before it."""
     if ruleset is not None:
         landlock.restrict_self(ruleset)
-    if filtered:
-        own_pid = None if namespaced else os.getpid()
-        seccomp.install(seccomp.make_filter(own_pid, shared_uid=not own_uid))
+    if program is not None:
+        seccomp.install(program)

@@ -11,7 +11,15 @@ import resource
 import select
 import time
 
-from r1jax.rewards.code.inside import child, confine, frames, landlock, linux, namespaces
+from r1jax.rewards.code.inside import (
+    child,
+    confine,
+    frames,
+    landlock,
+    linux,
+    namespaces,
+    seccomp,
+)
 
 _TICK_MS = 10
 _EXIT_TICK_S = 0.0002
@@ -55,10 +63,13 @@ def _enter(setup: dict) -> dict:
         _continue_in_child()
         namespaces.make_root(setup["readable"], setup["tmpfs_mb"])
     ruleset = _make_ruleset(setup) if setup["landlock"] else None
+    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+    linux.drop_capabilities()
     linux.prctl(linux.PR_SET_DUMPABLE, 0)  # same uid as the program: no ptrace, no /proc/<us>/mem
     linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)  # what double-forks away comes back to us
     return {
         "ruleset": ruleset,
+        "filter": seccomp.make_filter(None, shared_uid=False) if setup["namespaced"] else None,
         "directory": setup["writable"][0],
         "writable": setup["writable"],
         "namespaced": setup["namespaced"],
