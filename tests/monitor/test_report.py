@@ -249,6 +249,22 @@ def test_better_but_not_longer_fails(tmp_path: pathlib.Path) -> None:
     assert states(read_run(tmp_path))[0] == "FAIL"
 
 
+def test_a_rise_within_the_scatter_is_no_rise(tmp_path: pathlib.Path) -> None:
+    accuracy, scatter = curve(0.2, 0.95), np.tile([-1.0, 1.0], STEPS // 2)
+    reward = 0.5 + 0.1 * scatter + 0.001 * np.arange(STEPS)
+    run = read_run(write_run(tmp_path, rl_records(accuracy, curve(6, 13), reward)))
+    verdict = report_verdict.rise_together(run)
+    assert verdict.state == "FAIL"
+    assert ["reward" in check.text for check in verdict.checks if not check.passed] == [True]
+
+
+def test_the_run_is_about_its_rl_steps_however_few(tmp_path: pathlib.Path) -> None:
+    records = [{"phase": "pretrain", "step": i, "loss": 1.0} for i in range(50)]
+    records += [{"phase": "rl", "step": i, "loss": 0.1} for i in range(2)]
+    assert read_run(write_run(tmp_path, records)).main == "rl"
+    assert "in 2 RL steps" in read_page(tmp_path).text
+
+
 def test_both_rise_but_not_together(tmp_path: pathlib.Path) -> None:
     accuracy = np.linspace(0.2, 0.9, STEPS)
     length = np.append(np.full(4, 6.0), np.linspace(40, 12, STEPS - 4))
