@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
@@ -14,13 +15,20 @@ from r1jax import rollout
 from r1jax.monitor.metrics import rollout_metrics
 from r1jax.objectives import advantages as advantages_lib
 from r1jax.ops import packing
+from r1jax.training.checkpoint import Checkpoints
 from r1jax.training.grading import grade_rollouts
 from r1jax.training.optimizer import make_optimizer
 from r1jax.training.session import Session
-from r1jax.training.setup import BatchShape, Setup, abstract_state, make_batch_shape
+from r1jax.training.setup import (
+    BatchShape,
+    Setup,
+    abstract_state,
+    fresh_state,
+    make_batch_shape,
+)
 from r1jax.training.step import (
+    UpdateFn,
     forward_logprobs,
-    init_state,
     make_policy_loss,
     make_policy_weights,
     make_update,
@@ -42,39 +50,20 @@ class Finished:
 
 def train_rl(session: Session, base_params: Params) -> TrainState:
     """Run the RL steps that are not yet done and return the final state."""
-    setup = session.setup
+    setup, clock = session.setup, session.clock
     config = setup.config
     optimizer = make_optimizer(config.optim, config.rl.steps * config.rl.updates_per_step)
     checkpoints = session.checkpoints(PHASE)
-    restored = checkpoints.restore(abstract_state(setup, optimizer))
-    if restored is None:
-        # The update gives its old state's memory away; the base is needed on.
-        params = jax.tree.map(jnp.copy, base_params)
-        step, state, books = 0, init_state(params, optimizer), {"next_prompt": 0, "num_tokens": 0}
-    else:
-        step, state, books = restored
-        session.say(f"rl goes on at step {step} of {config.rl.steps}")
-    session.forget_after(PHASE, step)
+    step, state, books = start_or_resume(session, checkpoints, optimizer, base_params)
     reference = base_params if config.objective.kl != "none" else None
     shape = minibatch_shape(setup)
-    update = make_update(
-        make_policy_loss(
-            setup.module,
-            config.objective,
-            temperature=config.sampling.temperature,
-            on_policy=config.rl.updates_per_step == 1,
-        ),
-        make_policy_weights(config.objective),
-        optimizer,
-    )
+    update = make_rl_update(setup, optimizer)
     log = StepLog(session, books, step)
-    clock = session.clock
     while step < config.rl.steps:
         with clock("rollout"):
             prompts = setup.prompts("train", books["next_prompt"], config.rl.prompts_per_step)
             in_flight = start_rollout(setup, state.params, prompts, step)
-        with clock("update"):  # the last step's updates run first; waiting for them is their time
-            log.write()
+        log.write()  # of the step before, while the device samples
         with clock("rollout"):
             rollouts = in_flight.collect()
         with clock("grade"):
@@ -88,19 +77,49 @@ def train_rl(session: Session, base_params: Params) -> TrainState:
                 state, update_stats = update(state, batch, np.int32(used))
                 stats.append(update_stats)
         log.pending = Finished(step, graded, stats, [batch for batch, _ in batches])
-        books["next_prompt"] += config.rl.prompts_per_step
+        books["next_prompt"] += len(prompts)
         step += 1
         stopping = session.interrupts.received is not None
         if step % config.checkpoint.every == 0 or step == config.rl.steps or stopping:
             log.write()
             with clock("checkpoint"):
-                checkpoints.save(step, state, log.books)
+                checkpoints.save(step, state, books)
         if stopping:
             checkpoints.wait()
             session.interrupts.raise_if_received()
     checkpoints.wait()
     checkpoints.close()
     return state
+
+
+def start_or_resume(
+    session: Session,
+    checkpoints: Checkpoints,
+    optimizer: optax.GradientTransformation,
+    base_params: Params,
+) -> tuple[int, TrainState, dict[str, Any]]:
+    """(steps done, state, the run's books) of the newest checkpoint, or of the base."""
+    setup = session.setup
+    restored = checkpoints.restore(abstract_state(setup, optimizer))
+    if restored is None:
+        # The update gives its old state's memory away, and the base is still needed.
+        params = jax.tree.map(jnp.copy, base_params)
+        restored = 0, fresh_state(setup, optimizer, params), {"next_prompt": 0, "num_tokens": 0}
+    elif restored[0] < setup.config.rl.steps:
+        session.say(f"rl goes on at step {restored[0]} of {setup.config.rl.steps}")
+    session.forget_after(PHASE, restored[0])
+    return restored
+
+
+def make_rl_update(setup: Setup, optimizer: optax.GradientTransformation) -> UpdateFn:
+    config = setup.config
+    loss = make_policy_loss(
+        setup.module,
+        config.objective,
+        temperature=config.sampling.temperature,
+        on_policy=config.rl.updates_per_step == 1,
+    )
+    return make_update(loss, make_policy_weights(config.objective), optimizer)
 
 
 def start_rollout(setup: Setup, params: Params, prompts: Any, step: int) -> rollout.InFlight:
@@ -218,6 +237,8 @@ class StepLog:
         if finished is None:
             return
         session, step = self._session, finished.step
+        with session.clock("update"):
+            jax.block_until_ready(finished.stats)
         updates = [
             {name: float(value) for name, value in stats.items()}
             for stats in jax.device_get(finished.stats)

@@ -95,6 +95,15 @@ def fresh_params(setup: Setup) -> Params:
     return make(setup.module, setup.config.seed)
 
 
+def fresh_state(
+    setup: Setup, optimizer: optax.GradientTransformation, params: Params
+) -> TrainState:
+    """Step 0 with these parameters; the optimizer's moments made where they will lie."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(setup, optimizer))
+    make = jax.jit(functools.partial(init_state, optimizer=optimizer), out_shardings=shardings)
+    return make(params)
+
+
 @dataclasses.dataclass(frozen=True)
 class BatchShape:
     """The one shape that every update of a phase is packed into."""

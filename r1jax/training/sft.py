@@ -12,10 +12,10 @@ from r1jax.training.setup import (
     Setup,
     abstract_state,
     fresh_params,
+    fresh_state,
     make_batch_shape,
 )
 from r1jax.training.step import (
-    init_state,
     make_supervised_loss,
     make_update,
     supervised_weights,
@@ -35,7 +35,7 @@ def pretrain(session: Session) -> Params:
     checkpoints = session.checkpoints(PHASE)
     restored = checkpoints.restore(abstract_state(setup, optimizer))
     if restored is None:
-        first, state = 0, init_state(fresh_params(setup), optimizer)
+        first, state = 0, fresh_state(setup, optimizer, fresh_params(setup))
     else:
         first, state, _ = restored
     if first < config.steps:

@@ -11,7 +11,13 @@ from jaxtyping import Array
 
 from r1jax.models import Transformer
 from r1jax.models.transformer import head_kernel
-from r1jax.objectives.policy import PolicyObjective, policy_loss, token_weights
+from r1jax.objectives.policy import (
+    PolicyObjective,
+    add_stats,
+    mean_stats,
+    policy_loss,
+    token_weights,
+)
 from r1jax.ops.logprobs import token_logprobs
 from r1jax.types import PackedBatch, Params, Stats, TrainState
 
@@ -19,6 +25,7 @@ from r1jax.types import PackedBatch, Params, Stats, TrainState
 LossFn = Callable[[Params, PackedBatch, Array], tuple[Array, Stats]]
 # whole batch -> each token's weight in the step's loss
 WeighFn = Callable[[PackedBatch], Array]
+UpdateFn = Callable[[TrainState, PackedBatch, ArrayLike], tuple[TrainState, Stats]]
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
@@ -67,32 +74,13 @@ def update_step(
 
 def make_update(
     loss_fn: LossFn, weigh: WeighFn, optimizer: optax.GradientTransformation
-) -> Callable[[TrainState, PackedBatch, ArrayLike], tuple[TrainState, Stats]]:
+) -> UpdateFn:
     """`update_step` compiled, the old state's memory given to the new one."""
 
     def update(state: TrainState, batch: PackedBatch, used: ArrayLike) -> tuple[TrainState, Stats]:
         return update_step(state, batch, used, loss_fn=loss_fn, weigh=weigh, optimizer=optimizer)
 
     return jax.jit(update, donate_argnums=0)
-
-
-def add_stats(left: Stats, right: Stats) -> Stats:
-    """Statistics of two micro-batches together: names ending in `_max` by maximum, others add."""
-    return {
-        name: jnp.maximum(left[name], right[name])
-        if name.endswith("_max")
-        else left[name] + right[name]
-        for name in left
-    }
-
-
-def mean_stats(stats: Stats) -> Stats:
-    """Added-up statistics as the numbers to log: `x_sum` becomes `x`, its mean over tokens."""
-    tokens = jnp.maximum(stats["tokens"], 1)
-    return {
-        name.removesuffix("_sum"): value / tokens if name.endswith("_sum") else value
-        for name, value in stats.items()
-    }
 
 
 def forward_logprobs(
