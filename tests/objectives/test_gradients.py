@@ -66,6 +66,26 @@ def test_sequence_token_has_the_gradient_of_sequence_for_shared_advantages():
     np.testing.assert_allclose(*gradients, rtol=1e-12, atol=1e-15)
 
 
+def test_sequence_token_gives_each_token_its_own_advantage():
+    log_ratio = np.array([[0.1, -0.3, 0.5]])
+    advantages = np.array([[1.0, -2.0, 0.5]])
+    gradients = {}
+    for ratio in ["sequence", "sequence_token"]:
+        objective = PolicyObjective(ratio=ratio, clip_low=None, clip_high=None)
+        gradients[ratio] = -3 * jax.grad(
+            lambda x, o=objective: policy_loss(
+                o,
+                logp=x,
+                logp_old=np.zeros((1, 3)),
+                advantages=advantages,
+                mask=np.ones((1, 3), bool),
+            )[0]
+        )(jnp.asarray(log_ratio))
+    mean = np.exp(0.1)
+    np.testing.assert_allclose(gradients["sequence_token"], mean * advantages, rtol=1e-12)
+    np.testing.assert_allclose(gradients["sequence"], np.full((1, 3), mean * -0.5 / 3), rtol=1e-12)
+
+
 def coefficients(loss, logp, tokens_per_sequence):
     """What -grad is per token, times the 1/(sequences * length) that the papers leave outside."""
     return -jax.grad(loss)(logp) * logp.shape[0] * tokens_per_sequence

@@ -177,6 +177,7 @@ def test_corrections_by_hand():
     np.testing.assert_allclose(weights("icepop", 0.6, 5.0), [[0.0, 4.0], [1.0, 1.1]])
     # geometric means 2^0.5 and 1.1^0.5, products 2 and 1.1
     np.testing.assert_allclose(weights("sequence_mask", 0.5, 1.2), [[0, 0], [1.0, 1.1]])
+    np.testing.assert_allclose(weights("sequence_mask", 1.2, 1.5), [[0.5, 4.0], [0, 0]])
     np.testing.assert_allclose(weights("sequence_product_tis", None, 1.5), [[1.5, 1.5], [1.1, 1.1]])
     np.testing.assert_allclose(weights("sequence_product_mask", None, 1.5), [[0, 0], [1.1, 1.1]])
 
