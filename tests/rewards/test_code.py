@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -185,14 +186,22 @@ def test_early_stop_and_all_cases():
     assert complete.reason == "case 3: line 1 differs"
 
 
-def test_cpp():
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
+@pytest.mark.parametrize("level", LEVELS)
+def test_cpp(level):
     program = "#include <iostream>\nint main() { long n; std::cin >> n; std::cout << 2 * n; }"
-    assert code.run_tests(program, make_tests("21", "42"), language="cpp").status == "pass"
-    assert code.run_tests(program, make_tests("21", "43"), language="cpp").status == "fail"
-    broken = code.run_tests("int main() {", make_tests(), language="cpp")
+    assert (
+        code.run_tests(program, make_tests("21", "42"), language="cpp", level=level).status
+        == "pass"
+    )
+    assert (
+        code.run_tests(program, make_tests("21", "43"), language="cpp", level=level).status
+        == "fail"
+    )
+    broken = code.run_tests("int main() {", make_tests(), language="cpp", level=level)
     assert (broken.status, broken.reason) == ("error", "case 1: does not compile")
     secret = '#include "/etc/passwd"\nint main() {}'
-    assert code.run_tests(secret, make_tests(), language="cpp").status == "error"
+    assert code.run_tests(secret, make_tests(), language="cpp", level=level).status == "error"
 
 
 DIVISOR = """

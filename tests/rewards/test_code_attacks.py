@@ -94,6 +94,20 @@ time.sleep(0.2)
     assert name[:15] not in names
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_memory_is_what_is_used_not_what_is_mapped(level):
+    threads = """
+import threading
+threads = [threading.Thread(target=len, args=("",)) for _ in range(40)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(6)
+"""
+    used = "x = bytearray(300 << 20)\nfor i in range(0, len(x), 4096): x[i] = 1\nprint(6)"
+    assert run(threads, stdin_tests("", "6"), level=level).status == "pass"
+    assert run(used, stdin_tests("", "6"), level=level, time_s=4).status == "memory"
+
+
 def test_time_is_wall_clock_and_the_answer_comes_soon_after():
     started = time.monotonic()
     verdict = run("import time\ntime.sleep(30)", stdin_tests("", "6"))

@@ -37,6 +37,9 @@ ENVIRON = {
     "PYTHONDONTWRITEBYTECODE": "1",
 }
 
+# The sandbox has its own of these, so an interpreter that lies there cannot be seen.
+_HIDDEN = ("/tmp/", "/dev/", "/proc/")
+
 _PREPARE = """
 import marshal, sys
 sources = marshal.loads(sys.stdin.buffer.read())
@@ -109,4 +112,6 @@ def _prepare(path: str) -> Interpreter | None:
             return None
     # Trusted: it comes from an interpreter of this machine that ran only our own code.
     prefix, bundle = marshal.loads(done.stdout)
+    if prefix.startswith(_HIDDEN):
+        return None
     return Interpreter(path, prefix, bundle)

@@ -34,7 +34,7 @@ def run(case: dict, fds: dict[str, int], box: dict) -> None:
         _exit(1)
     os.closerange(RESULT_FD + 1, _MANY_FILES)
     os.environ.clear()
-    os.environ.update(case["environ"])
+    os.environ.update(case["environ"], HOME=box["directory"], TMPDIR=box["directory"])
     if case["kind"] == "exec":
         _execute(case["argv"])
     _open_streams()

@@ -11,13 +11,17 @@ from r1jax.rewards.code.inside import landlock, seccomp
 _MB = 1 << 20
 _STACK_MB = 64  # deep recursion in C++; grows only when it is used
 _OPEN_FILES = 256
+# Address space that is not memory: thread stacks, arenas of malloc, libraries. What is really in
+# use the supervisor watches.
+_HEADROOM_MB = 256
 
 
 def set_limits(*, time_s: float, memory_mb: int, fsize_mb: int, nproc: int) -> None:
     # A second line behind the supervisor's clock, wide enough for two busy threads.
     cpu_s = math.ceil(2 * time_s) + 1
+    address_space = (memory_mb + _HEADROOM_MB) * _MB
     for kind, soft, hard in (
-        (resource.RLIMIT_AS, memory_mb * _MB, memory_mb * _MB),
+        (resource.RLIMIT_AS, address_space, address_space),
         (resource.RLIMIT_STACK, _STACK_MB * _MB, _STACK_MB * _MB),
         (resource.RLIMIT_FSIZE, fsize_mb * _MB, fsize_mb * _MB),
         (resource.RLIMIT_CPU, cpu_s, cpu_s + 1),

@@ -120,6 +120,9 @@ def run_case(case: dict, box: dict) -> tuple[dict, dict[str, bytes]]:
     status, usage = _end_child(pid, watch, box)
     if not watch.drain() and end == "exit":
         end = "output"
+    peak_mb = max(usage.ru_maxrss / 1024, watch.peak_mb)
+    if end == "exit" and peak_mb > case["limits"]["memory_mb"]:
+        end = "memory"  # it came and went between two looks
     outputs = {name: bytes(output) for name, output in watch.outputs.items()}
     outputs["fetched"] = _fetch(box["directory"], case["fetch"])
     reply = {
@@ -127,7 +130,7 @@ def run_case(case: dict, box: dict) -> tuple[dict, dict[str, bytes]]:
         "code": os.waitstatus_to_exitcode(status),
         "wall_s": time.monotonic() - started,
         "cpu_s": usage.ru_utime + usage.ru_stime,
-        "peak_mb": max(usage.ru_maxrss / 1024, watch.peak_mb),
+        "peak_mb": peak_mb,
         "clean": _wipe(box["writable"]),
     }
     return reply, outputs
