@@ -39,6 +39,7 @@ _HYPHENATED = re.compile(r"^[A-Za-z]{3,}(?:-[A-Za-z]{3,})+$")
 _CLAUSE = re.compile(
     r"(?:\\text\{|\s)\s*(?:for (?:all|any|every|each|some|real)|where|such that)\b.*$", re.DOTALL
 )
+_DOMAIN = re.compile(r"\s*\(\s*([A-Za-z]\s*\\in\s*\\mathbb\s*\{?[A-Z]\}?[^()]*)\)\s*$")
 _ARROW = re.compile(r"\\(?:Rightarrow|implies|Longrightarrow|therefore)(?![A-Za-z])")
 
 _SETS = {"all real numbers": Sym("set:R"), "no solution": Sym("emptyset")}
@@ -92,6 +93,7 @@ def _readings(cleaned: str, plain: str) -> tuple[Node, ...]:
         if han.has_han(rewritten) and not re.search(r"[\dA-Za-z\\]", rewritten):
             return (Text(plain),)
         cleaned = unwrap(rewritten)
+    cleaned = _DOMAIN.sub(r", \1", cleaned)
     joined = join_numbers(unwrap(_CLAUSE.sub("", cleaned)) or cleaned)
     several = " " in plain and not re.search(r"\b(?:and|or|pi|sqrt|to)\b", plain)
     if _CAPITALS.match(plain) or _HYPHENATED.match(plain) or (several and words.is_wordy(plain)):

@@ -128,6 +128,32 @@ def _signed_statements(gold: Node, pred: Node, budget: Budget) -> bool | None:
     return answers_equal(sides[0], sides[1], budget)
 
 
+def _parameter_domains(gold: Node, pred: Node, budget: Budget) -> bool | None:
+    """kπ, k ∈ ℤ: the domain of a parameter may be left out by one side."""
+    (a, gold_domains), (b, pred_domains) = _split_domains(gold), _split_domains(pred)
+    if bool(gold_domains) == bool(pred_domains):
+        return None
+    return answers_equal(a, b, budget)
+
+
+def _split_domains(node: Node) -> tuple[Node, list[Node]]:
+    if not isinstance(node, Seq) or node.kind != "list":
+        return node, []
+    domains = [item for item in node.items if _is_domain(item)]
+    rest = tuple(item for item in node.items if not _is_domain(item))
+    if not domains or not rest:
+        return node, []
+    return rest[0] if len(rest) == 1 else Seq("list", rest), domains
+
+
+def _is_domain(node: Node) -> bool:
+    """k ∈ ℤ"""
+    if not isinstance(node, Chain) or node.ops != ("in",):
+        return False
+    where = node.terms[1]
+    return isinstance(where, Sym) and where.name.startswith("set:")
+
+
 def _texts(gold: Node, pred: Node, budget: Budget) -> bool | None:
     if isinstance(gold, Text) or isinstance(pred, Text):
         return (
@@ -282,6 +308,7 @@ class _Items:
     labels: list[Node | None]
     values: list[Node]
     kind: str
+    statements: list[Node]  # the items with their labels on
 
     @property
     def labelled(self) -> bool:
@@ -290,20 +317,27 @@ class _Items:
             None not in self.labels and len({str(x) for x in self.labels}) == len(self.labels) > 1
         )
 
+    @property
+    def numbered_roots(self) -> bool:
+        """x₁ = …, x₂ = …: which root is called which means nothing."""
+        root = (Sym("_"), Sym("x"))
+        return all(isinstance(label, Call) and label.args[:2] == root for label in self.labels)
+
 
 def _as_items(node: Node) -> _Items | None:
     if pairs := tuple_assignment(node):
-        return _Items(True, [p[0] for p in pairs], [p[1] for p in pairs], "list")
+        values = [value for _, value in pairs]
+        return _Items(True, [label for label, _ in pairs], values, "list", values)
     label, value = split_label(node)
     if label is not None:
         return _as_items(value)
     if node == Sym("emptyset"):
-        return _Items(False, [], [], "set")
+        return _Items(False, [], [], "set", [])
     if isinstance(node, Matrix) and (
         len(node.rows) == 1 or all(len(row) == 1 for row in node.rows)
     ):
         entries = [entry for row in node.rows for entry in row]
-        return _Items(True, [None] * len(entries), entries, "vector")
+        return _Items(True, [None] * len(entries), entries, "vector", entries)
     if isinstance(node, Call) and node.name in ("or", "and"):
         node = Seq("list", node.args)
     if isinstance(node, Call) and node.name == "∪":
@@ -313,18 +347,16 @@ def _as_items(node: Node) -> _Items | None:
         node = Seq("set", tuple(item for part in parts for item in part.items))
     if not isinstance(node, Seq):
         signed = expand_signs(node)
-        return _Items(False, [None] * len(signed), signed, "list") if len(signed) > 1 else None
-    pairs = distribute(node.items)
-    values: list[Node] = []
-    labels: list[Node | None] = []
-    for item_label, item in pairs:
-        for each in expand_signs(item):
-            values.append(each)
-            labels.append(item_label)
+        if len(signed) < 2:
+            return None
+        return _Items(False, [None] * len(signed), signed, "list", signed)
+    statements = [each for item in node.items for each in expand_signs(item)]
+    pairs = distribute(tuple(statements))
+    labels, values = [label for label, _ in pairs], [value for _, value in pairs]
     if len(values) > MAX_ITEMS:
         raise TooCostly("too many items")
     ordered = node.kind in ("tuple", "bracket", "vector") or DOTS in values
-    return _Items(ordered, labels, values, node.kind)
+    return _Items(ordered, labels, values, node.kind, statements)
 
 
 def expand_signs(node: Node) -> list[Node]:
@@ -340,12 +372,16 @@ def expand_signs(node: Node) -> list[Node]:
 def _count_signs(node: Node) -> int:
     if isinstance(node, Call):
         return (node.name in ("±", "∓")) + sum(_count_signs(arg) for arg in node.args)
+    if isinstance(node, Seq) and node.kind == "tuple":
+        return sum(map(_count_signs, node.items))
     return sum(map(_count_signs, node.terms)) if isinstance(node, Chain) else 0
 
 
 def _with_sign(node: Node, upper: bool) -> Node:
     if isinstance(node, Chain):
         return Chain(tuple(_with_sign(term, upper) for term in node.terms), node.ops)
+    if isinstance(node, Seq):
+        return Seq(node.kind, tuple(_with_sign(item, upper) for item in node.items))
     if not isinstance(node, Call):
         return node
     args = tuple(_with_sign(arg, upper) for arg in node.args)
@@ -380,7 +416,9 @@ def _sequences_equal(a: _Items, b: _Items, budget: Budget) -> bool:
     if a.labelled and b.labelled:
         return _labelled_equal(a, b, budget)
     left, right = a.values, b.values
-    ordered = a.ordered or b.ordered or a.labelled
+    if any(isinstance(value, Chain) for value in (*left, *right)):  # equations, not labelled values
+        left, right = a.statements, b.statements
+    ordered = a.ordered or b.ordered or (a.labelled and not a.numbered_roots)
     if not ordered:
         left, right = _distinct(left, budget), _distinct(right, budget)
     return _items_match(left, right, ordered, budget)
@@ -499,6 +537,8 @@ def _quantities(gold: Node, pred: Node, budget: Budget) -> bool | None:
     (a, unit_a), (b, unit_b) = _measured(gold), _measured(pred)
     if not units.compatible(unit_a, unit_b):
         return False
+    if bool(unit_a.words) != bool(unit_b.words) and free_symbols(a if unit_a.words else b):
+        return False  # "n is odd" is no n
     if bool(unit_a.dims) == bool(unit_b.dims) or not (unit_a.dims or unit_b.dims):
         a, b = _scaled(a, unit_a), _scaled(b, unit_b)
     return answers_equal(a, b, budget)
@@ -568,6 +608,7 @@ def _special(gold: Node, pred: Node, budget: Budget) -> bool | None:
 
 _HANDLERS: tuple[Callable[[Node, Node, Budget], bool | None], ...] = (
     _approximations,
+    _parameter_domains,
     _signed_statements,
     _texts,
     _clocks,

@@ -233,6 +233,9 @@ def _bare(text: str) -> Extraction:
     if not _is_prose(tail) and "**" not in tail:
         return Extraction("bare", tuple(candidates))
     mention = _last_mention(tail)
+    pieces = list(_COPULA.finditer(tail))
+    if pieces and not _NEGATION.search(tail):
+        mention.append(tail[pieces[-1].end() :])
     ordered = (*mention, *candidates) if _HAN_SENTENCE.search(tail) else (*candidates, *mention)
     return Extraction("prose", ordered)
 

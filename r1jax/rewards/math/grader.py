@@ -14,6 +14,7 @@ from r1jax.rewards.math.compare import answers_equal
 from r1jax.rewards.math.extract import Extraction, extract_answer
 from r1jax.rewards.math.guard import Budget
 from r1jax.rewards.math.nodes import (
+    Unparsable,
     Node,
     Quantity,
     Seq,
@@ -22,6 +23,7 @@ from r1jax.rewards.math.nodes import (
     Undefined,
     children,
 )
+from r1jax.rewards.math.tokens import tokenize
 
 MAX_SHOWN = 200
 
@@ -134,11 +136,22 @@ def judge(gold: Answer, pred: Answer, budget: Budget) -> tuple[bool | None, str]
     choice = _judge_choice(gold, pred)
     if choice is not None:
         return choice, "choice"
+    if not (gold.nodes and pred.nodes) and same_tokens(gold.text, pred.text):
+        return True, "same tokens"
     if not gold.nodes:
         return None, f"gold: {gold.error}"
     if not pred.nodes:
         return False, f"answer: {pred.error}"
     return _judge_nodes(gold.nodes, pred.nodes, budget)
+
+
+def same_tokens(left: str, right: str) -> bool:
+    """Whether two texts outside the grammar differ in nothing but spacing and spelling of commands."""
+    try:
+        streams = [[(t.kind, t.text) for t in tokenize(text)] for text in (left, right)]
+    except Unparsable:
+        return False
+    return streams[0] == streams[1]
 
 
 def _are_words(gold: Answer, pred: Answer) -> bool:

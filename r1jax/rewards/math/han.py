@@ -46,8 +46,9 @@ _SIGNS = (
 )
 _AROUND = re.compile(r"^(?:大约|约|共|一共|总共|解[:：]?|答[:：]?|因此|所以|即)\s*")
 _TIME = re.compile(
-    r"^(上午|下午|晚上|早上|凌晨|中午)?\s*(\d{1,2})(?:(?:点|时)(?:(\d{1,2})分?|半)|点整?)$"
+    r"^(上午|下午|晚上|早上|凌晨|中午)?\s*(\d{1,2})(?:(?:点|时|:)(?:(\d{1,2})分?|半)|点整?)$"
 )
+_NEGATED = re.compile("[不非]是|不等|不为|至少|至多|超过|少于|多于|不到|不足")
 _IS_HAN = re.compile("[\u4e00-\u9fff]")
 
 
@@ -111,7 +112,7 @@ def _alone(match: re.Match[str]) -> str:
 def clock_parts(text: str) -> tuple[int, int, str] | None:
     """下午3点45分 as hour, minute and half of the day."""
     match = _TIME.match(text)
-    if match is None:
+    if match is None or (":" in text and not match.group(1)):
         return None
     half = {"上午": "am", "早上": "am", "凌晨": "am", "下午": "pm", "晚上": "pm", "中午": "pm"}.get(
         match.group(1) or "", ""
@@ -122,7 +123,10 @@ def clock_parts(text: str) -> tuple[int, int, str] | None:
 
 def to_grammar(text: str) -> str:
     """Rewrite what has a form in the grammar; the rest stays for units and words."""
+    if _NEGATED.search(text):
+        return text
     text = _AROUND.sub("", text)
+    text = re.sub(r"(?<=小时)(\d+)分(?!钟)", r"\1分钟", text)
     text = (
         _LABEL.sub("", text)
         if re.search(r"\d|[A-Za-z\\]|^[\u4e00-\u9fff]+(?:是|为)", text)

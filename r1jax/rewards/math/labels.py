@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from r1jax.rewards.math.nodes import Call, Chain, Node, Seq, Sym, Text, free_symbols, walk
+from r1jax.rewards.math.nodes import (
+    Bound,
+    Call,
+    Chain,
+    Node,
+    Ratio,
+    Seq,
+    Sym,
+    Text,
+    free_symbols,
+    walk,
+)
 
 _OF_AN_ANGLE = frozenset(("sin", "cos", "tan", "cot", "sec", "csc"))
 _NOT_VARIABLES = frozenset(("pi", "inf", "emptyset", "...", "i"))
@@ -16,10 +27,18 @@ def is_label(node: Node) -> bool:
         return True
     if isinstance(node, Sym):
         return node.name not in _NOT_VARIABLES and not node.name.startswith("set:")
+    if isinstance(node, Bound):
+        return True
+    if isinstance(node, Ratio):
+        return all(is_label(part) for part in node.parts)
     if not isinstance(node, Call):
         return False
     if node.name == "apply":
         return isinstance(node.args[0], Sym)
+    if node.name in ("abs", "conj") and isinstance(node.args[0], Sym):
+        return node.args[0].name in ("z", "w") or _names_a_figure(node)
+    if node.name == "/" and all(isinstance(arg, Sym) for arg in node.args):
+        return True
     if node.name in _OF_AN_ANGLE:
         return isinstance(node.args[0], Sym | Call) and len(free_symbols(node)) == 1
     if node.name == "/" and all(_is_differential(arg) for arg in node.args):
@@ -58,7 +77,7 @@ def _names_a_figure(node: Node) -> bool:
 
 def split_label(node: Node) -> tuple[Node | None, Node]:
     """(label, value) of `label = value` or `label ∈ value`, or (None, node)."""
-    if isinstance(node, Chain) and all(op == "=" for op in node.ops):
+    if isinstance(node, Chain) and all(op == "=" for op in _as_equalities(node)):
         if is_label(node.terms[0]):
             return node.terms[0], _rest(node)
         if len(node.terms) == 2 and is_label(node.terms[1]) and not free_symbols(node.terms[0]):
@@ -73,6 +92,12 @@ def split_label(node: Node) -> tuple[Node | None, Node]:
     if isinstance(node, Chain) and node.ops == ("in",) and is_label(node.terms[0]):
         return node.terms[0], node.terms[1]
     return None, node
+
+
+def _as_equalities(chain: Chain) -> tuple[str, ...]:
+    """f(x) ≡ 0 is an equation; a congruence is not."""
+    congruent = any(isinstance(term, Call) and term.name == "pmod" for term in chain.terms)
+    return chain.ops if congruent else tuple("=" if op == "≡" else op for op in chain.ops)
 
 
 def _is_point(name: Node, coordinates: Node) -> bool:

@@ -71,7 +71,10 @@ _INFIX = (
 _SEPARATORS = frozenset((",", ";", "and", "or"))
 # Words that announce a value as its label does. Any others may change what it says ("at least",
 # "twice", "not") and make the text prose.
-_ANNOUNCING = names("is are equals equal be answer about approximately around exactly only result")
+_ANNOUNCING = names("""
+    is are equals equal be answer result about approximately around exactly only so therefore thus
+    hence
+""")
 _CHANGING_HAN = re.compile("[不非否超至少多未除倍半]")
 _MARKS = ORDINALS | {"deg", "'", "+", "-", "*", "T"}
 _NUMBER_SETS = frozenset(Sym(f"set:{name}") for name in "RZNQ")
@@ -129,7 +132,8 @@ class Parser(Cursor):
                 return 0 if fence in ("|", "set") else PRODUCT
             return _INFIX.get(token.text, 0)
         if isinstance(left, Text):
-            joined = token.text == "(" and not token.spaced  # a call of an unknown function
+            # a bracket right behind a word is a call of an unknown function
+            joined = token.text == "(" and not token.spaced and left.words.isascii()
             starts = token.kind == "num" or self.starts_factor(token)
             return RELATION + 1 if starts and not joined else 0
         if token.kind == "cmd" and token.text == "pmod":
@@ -149,7 +153,8 @@ class Parser(Cursor):
         fence = self.fences[-1] if self.fences else ""
         if token.kind == "num":
             before = self.tokens[self.pos - 1] if self.pos else END
-            return before.kind == "close" or before.text == "!"
+            raised = before.kind == "sym" and self.peek(1).text == "^"  # n2^n
+            return before.kind == "close" or before.text == "!" or raised
         if token.kind == "sym":
             differential = self.integrals and token.text == "d" and self.peek(1).kind == "sym"
             return token.text != "..." and not differential
@@ -356,6 +361,15 @@ class Parser(Cursor):
         ):
             self.take()
             return Call("apply", (Sym(name), *items_of(self.group("("))))
+        index = self.peek()
+        if (
+            index.kind == "num"
+            and not index.spaced
+            and self.peek(1).text != "^"
+            and index.text.isdigit()
+        ):
+            self.take()  # x1 for x with index 1
+            return Call("apply", (Sym("_"), Sym(name), number(int(index.text))))
         if self.at("open", "(") and name in ("C", "P"):
             start = self.pos
             self.take()
@@ -395,6 +409,8 @@ class Parser(Cursor):
             self.at("op", "of", "in", "to") and self.peek(1).kind == "text"
         ):
             parts.append(self.take().text)
+        if self.at("open", "(") and self.defines():  # Var(X) = …
+            self.group(self.take().text)
         return Text(" ".join(parts))
 
     def group(self, opener: str) -> Node:

@@ -53,7 +53,7 @@ def is_regional(node: Node) -> bool:
         return True
     if isinstance(node, Chain):
         return any(op in ORDERINGS or op == "!=" for op in node.ops) or (
-            node.ops == ("in",) and is_setlike(node.terms[1])
+            node.ops == ("in",) and _may_be_interval(node.terms[1])
         )
     if isinstance(node, Call):
         if node.name == "∪":  # of listed sets it may be a set of anything
@@ -66,6 +66,11 @@ def is_regional(node: Node) -> bool:
     if isinstance(node, Seq):
         return node.kind == "tuple" and len(node.items) == 2 and any(map(_is_infinite, node.items))
     return isinstance(node, Sym) and node.name in ("set:R", "set:R+", "set:R-", "set:R*")
+
+
+def _may_be_interval(node: Node) -> bool:
+    pair = isinstance(node, Seq) and node.kind in ("tuple", "bracket") and len(node.items) == 2
+    return pair or is_regional(node)
 
 
 def _is_infinite(node: Node) -> bool:
@@ -293,9 +298,38 @@ class _Maker:
             return self.half_line(self.value(right), op)
         if isinstance(right, Sym) and not free_symbols(left):
             return self.half_line(self.value(left), _FLIP[op])
+        if (
+            not free_symbols(right)
+            and (linear := self.solve_linear(left, op, right, name)) is not None
+        ):
+            return linear
         left, right = self.squared(left, right)
         top, bottom = rational_function(Call("+", (left, negate(right))), name, self.budget)
         return self.sign_regions(top, bottom, op)
+
+    def solve_linear(self, left: Node, op: str, right: Node, name: str) -> Region | None:
+        """a·x + b or |a·x + b| against a constant, which need not be rational."""
+        absolute = isinstance(left, Call) and left.name == "abs"
+        inner = left.args[0] if absolute and isinstance(left, Call) else left
+        try:
+            top, bottom = rational_function(inner, name, self.budget)
+        except Undefined:
+            return None
+        bound = self.value(right)
+        if len(top) != 2 or len(bottom) != 1 or (absolute and bound <= 0):
+            return None
+        at = [
+            self.ctx.mpf(c.numerator) / c.denominator / bottom[0].numerator * bottom[0].denominator
+            for c in top
+        ]
+        op = _FLIP[op] if at[1] < 0 and not absolute else op
+        ends = sorted((sign * bound - at[0]) / at[1] for sign in ((-1, 1) if absolute else (1,)))
+        if not absolute:
+            return self.half_line(ends[0], op)
+        below, above = self.half_line(ends[0], _FLIP[op]), self.half_line(ends[1], op)
+        if op in ("<", "<="):
+            return self.intersect(below, above)
+        return self.intersect(below, above) if op == "!=" else _union(below + above)
 
     def squared(self, left: Node, right: Node) -> tuple[Node, Node]:
         """|f| against a positive constant c as f² against c²."""

@@ -289,6 +289,7 @@ class Scanner:
             self._emit("sym", run, len(run))
         elif (
             run in SHORT_WORDS
+            or (run.istitle() and lower in SHORT_WORDS)
             or (len(run) >= 4 and not run.isupper())
             or (after == "." and len(run) > 2)
         ):

@@ -216,7 +216,7 @@ def _stem(word: str) -> str:
 
 def compatible(left: Unit, right: Unit) -> bool:
     """Whether two quantities may be compared: same dimensions, or one side named none; count nouns
-    must share a word.
+    may be more or less detailed, but not others.
     """
     if left.dims and right.dims:
         return left.dims == right.dims
@@ -224,5 +224,6 @@ def compatible(left: Unit, right: Unit) -> bool:
         bare = right if left.dims else left
         return not bare.words  # 5 kg are no 5 apples
     if left.words and right.words:
-        return bool({_stem(w) for w in left.words} & {_stem(w) for w in right.words})
+        theirs = [{_stem(word) for word in unit.words} for unit in (left, right)]
+        return theirs[0] <= theirs[1] or theirs[1] <= theirs[0]
     return True

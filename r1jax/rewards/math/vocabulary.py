@@ -149,5 +149,5 @@ WORD_OPERATORS = _spellings(
 SHORT_WORDS = names("""
     cm mm km kg mg mL ml dm lb lbs oz ft in yd mi hr hrs min sec mph kph kmh am pm th st nd rd USD
     usd RMB CNY EUR GBP Hz kHz MHz kJ kW Pa kPa mol yes no odd even cos deg rad day days year box
-    men ms ns us mA kV if
+    men ms ns us mA kV if so we is of
 """)

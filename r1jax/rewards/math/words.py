@@ -48,7 +48,7 @@ _CHOICE = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 _LETTERS = re.compile(
-    r"^(?:[(\[]\s*[A-J]\s*[)\]]|[A-J](?:(?:\s*(?:,|;|and|&|、|和|或|\.)\s*|\s*)[A-J])*)$"
+    r"^(?:[(\[]\s*[A-J]\s*[)\]]|(?:\([A-J]\)|[A-J])(?:(?:\s*(?:,|;|and|&|、|和|或|\.)\s*|\s*)(?:\([A-J]\)|[A-J]))*)$"
 )
 
 
