@@ -25,15 +25,15 @@ def _x64():
 
 def test_value_loss_by_hand():
     loss, stats = value.clipped_value_loss(
-        jnp.array([[1.0, 1.0, jnp.nan]]),
-        jnp.array([[0.0, 3.0, 0.0]]),
-        jnp.array([[True, True, False]]),
-        values_old=jnp.array([[1.5, 0.5, 0.0]]),
+        jnp.array([[1.0, 1.0, 1.0, jnp.nan]]),
+        jnp.array([[0.0, 3.0, 0.0, 0.0]]),
+        jnp.array([[True, True, True, False]]),
+        values_old=jnp.array([[1.5, 0.5, 0.5, 0.0]]),
         clip=0.2,
     )
-    # held in [1.3, 1.7]: 1.3^2 > 1; held in [0.3, 0.7]: 2.3^2 > 2^2
-    np.testing.assert_allclose(loss, 0.5 * (1.3**2 + 2.3**2) / 2)
-    assert (stats["vf_clipfrac_sum"], stats["vf_error_sum"], stats["tokens"]) == (2, 5, 2)
+    # held in [1.3, 1.7]: 1.3^2 > 1; in [0.3, 0.7]: 2.3^2 > 2^2; in the same: 0.7^2 < 1
+    np.testing.assert_allclose(loss, 0.5 * (1.3**2 + 2.3**2 + 1) / 3)
+    assert (stats["vf_clipfrac_sum"], stats["vf_error_sum"], stats["tokens"]) == (2, 6, 3)
     plain, _ = value.clipped_value_loss(jnp.ones((1, 2)), jnp.zeros((1, 2)), jnp.ones((1, 2), bool))
     assert plain == 0.5
     with pytest.raises(ValueError, match="values_old"):
