@@ -87,6 +87,9 @@ def test_values(got, expected, same):
     assert equal_values(got, expected) == same
 
 
+# No database: the checkout may not be ours to write to.
+SETTINGS = hypothesis.settings(deadline=None, database=None)
+
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: (
@@ -99,7 +102,7 @@ plain = st.recursive(
 
 
 @hypothesis.given(plain)
-@hypothesis.settings(deadline=None)
+@SETTINGS
 def test_encoding_round_trip(value):
     decoded = answers.decode(values.encode(value))
     assert decoded == value
@@ -107,7 +110,7 @@ def test_encoding_round_trip(value):
 
 
 @hypothesis.given(st.text() | st.recursive(st.text() | st.integers(), st.lists).map(json.dumps))
-@hypothesis.settings(deadline=None)
+@SETTINGS
 def test_decoding_is_total(text):
     try:
         answers.decode(text)
@@ -259,6 +262,7 @@ def test_last_block(response, program):
 
 
 @hypothesis.given(st.text(alphabet=string.ascii_letters + "`~\n </>", max_size=300))
+@SETTINGS
 def test_extraction_is_total(text):
     block = last_block(text)
     assert block is None or block in text
