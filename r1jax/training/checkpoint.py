@@ -1,15 +1,17 @@
-"""Checkpoints: orbax underneath, a fingerprint on top, and a way back when one is damaged.
+"""Checkpoints: orbax underneath, a seal on top, and a way back when one is damaged.
 
 A checkpoint is the training state and the run's own bookkeeping (a small JSON). Orbax writes it in
 the background and makes it appear whole or not at all. It does not notice a flipped bit, so the
-JSON holds a fingerprint of every array, and a restore that does not match it counts as damaged.
+JSON holds a seal over all arrays and over itself, and what does not match it counts as damaged.
 """
 
 import contextlib
 import gc
+import json
 import pathlib
 import shutil
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,8 +30,23 @@ def fingerprint(tree: Any) -> jax.Array:
     total = jnp.uint32(0)
     for index, leaf in enumerate(jax.tree.leaves(tree)):
         bits = jax.lax.bitcast_convert_type(leaf, _UNSIGNED[leaf.dtype.itemsize])
-        total += jnp.sum(bits.astype(jnp.uint32), dtype=jnp.uint32) * jnp.uint32(2 * index + 1)
+        weighed = bits.astype(jnp.uint32) * (2 * _flat_index(leaf.shape) + 1)
+        total += jnp.sum(weighed, dtype=jnp.uint32) * jnp.uint32(2 * index + 1)
     return total
+
+
+def _flat_index(shape: tuple[int, ...]) -> jax.Array:
+    """Each element's place, so that exchanged elements do not look alike."""
+    index = jnp.zeros(shape, jnp.uint32)
+    for axis, size in enumerate(shape):
+        index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+    return index
+
+
+def seal(state: Any, run: dict[str, Any]) -> list[int]:
+    """What a checkpoint must still say of itself when it is read: of its arrays, of its books."""
+    books = json.dumps(run, sort_keys=True).encode()
+    return [int(fingerprint(state)), zlib.crc32(books)]
 
 
 # Besides the arrays, orbax writes a dozen small files and indices.
@@ -61,7 +78,7 @@ class Checkpoints:
     def save(self, step: int, state: Any, run: dict[str, Any]) -> None:
         """Start writing; returns once the arrays are safe from being overwritten."""
         self._require_room(step, state)
-        run = {**run, "fingerprint": int(fingerprint(state))}
+        run = {**run, "seal": seal(state, run)}
         try:
             self._manager.save(
                 step,
@@ -121,8 +138,8 @@ class Checkpoints:
             ),
         )
         state, run = restored["state"], dict(restored["run"])
-        if int(fingerprint(state)) != run.pop("fingerprint"):
-            raise ValueError("its arrays are not the ones that were saved")
+        if run.pop("seal") != seal(state, run):
+            raise ValueError("it does not hold what was saved")
         return state, run
 
     def _put_aside(self, step: int) -> pathlib.Path:
