@@ -1,5 +1,8 @@
 """AdamW with a schedule and a clip, from the config."""
 
+from typing import Any
+
+import jax
 import optax
 
 from r1jax.config import OptimConfig
@@ -8,9 +11,9 @@ from r1jax.config import OptimConfig
 def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
     """Linear warm-up, then constant or a cosine down to `final_fraction` at the last step."""
     if config.schedule == "cosine":
-        main = optax.cosine_decay_schedule(
-            config.lr, max(steps - config.warmup_steps, 1), alpha=config.final_fraction
-        )
+        # The last of `steps` updates comes this many after the first one past the warm-up.
+        decay_steps = max(steps - config.warmup_steps - 1, 1)
+        main = optax.cosine_decay_schedule(config.lr, decay_steps, alpha=config.final_fraction)
     else:
         main = optax.constant_schedule(config.lr)
     if not config.warmup_steps:
@@ -22,7 +25,7 @@ def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
-    return optax.chain(
+    adamw = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(
             make_schedule(config, steps),
@@ -32,3 +35,10 @@ def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformat
             weight_decay=config.weight_decay,
         ),
     )
+
+    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        # optax mixes its integer counters with floats, whatever promotion the caller allows.
+        with jax.numpy_dtype_promotion("standard"):
+            return adamw.update(grads, state, params)
+
+    return optax.GradientTransformation(adamw.init, update)
