@@ -13,12 +13,12 @@ def rollout_metrics(graded: Graded) -> dict[str, float]:
     rollouts = graded.rollouts
     group = rollouts.samples_per_prompt
     lengths, finished = rollouts.lengths, rollouts.finished
-    rewards_PG = graded.rewards.reshape(-1, group)
     valid = graded.valid
+    spread_P = group_spread(graded.rewards.reshape(-1, group), valid.reshape(-1, group))
     metrics = {
         "reward": mean(graded.rewards, valid),
-        "reward_std": float(rewards_PG.std(axis=1, ddof=1).mean()),
-        "frac_reward_zero_std": float((np.ptp(rewards_PG, axis=1) == 0).mean()),
+        "reward_std": mean(spread_P),
+        "frac_reward_zero_std": mean(spread_P == 0),
         "completions/mean_length": mean(lengths),
         "completions/min_length": float(lengths.min()),
         "completions/max_length": float(lengths.max()),
@@ -35,7 +35,7 @@ def rollout_metrics(graded: Graded) -> dict[str, float]:
     }
     for name, values in graded.parts.items():
         metrics[f"rewards/{name}/mean"] = mean(values, valid)
-        metrics[f"rewards/{name}/std"] = float(values.std())
+        metrics[f"rewards/{name}/std"] = float(values[valid].std()) if valid.any() else float("nan")
     return metrics
 
 
@@ -72,6 +72,17 @@ def mean(values: np.ndarray, where: np.ndarray | None = None) -> float:
 
 def extreme(which: Callable[[np.ndarray], np.number], values: np.ndarray) -> float:
     return float(which(values)) if len(values) else float("nan")
+
+
+def group_spread(rewards_PG: np.ndarray, valid_PG: np.ndarray) -> np.ndarray:
+    """Standard deviation of each prompt's judged rewards; exactly 0 where all of them are equal."""
+    count_P1 = valid_PG.sum(axis=1, keepdims=True)
+    mean_P1 = np.where(valid_PG, rewards_PG, 0).sum(axis=1, keepdims=True) / np.maximum(count_P1, 1)
+    squares_PG = np.where(valid_PG, np.square(rewards_PG - mean_P1), 0)
+    spread_P = np.sqrt(squares_PG.sum(axis=1) / np.maximum(count_P1[:, 0] - 1, 1))
+    highest_P = np.where(valid_PG, rewards_PG, -np.inf).max(axis=1)
+    lowest_P = np.where(valid_PG, rewards_PG, np.inf).min(axis=1)
+    return np.where(highest_P > lowest_P, spread_P, 0)
 
 
 def mean_probability(logp: np.ndarray, lengths: np.ndarray) -> float:

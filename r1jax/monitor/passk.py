@@ -22,6 +22,9 @@ def maj_at_k(answers_PG: Sequence[Sequence[str | None]], correct_PG: np.ndarray,
 
     Samples without an answer do not vote; a tie goes to the answer that was given first.
     """
+    n = correct_PG.shape[1]
+    if not 1 <= k <= n:
+        raise ValueError(f"maj@{k} needs at least {k} samples of each prompt, there are {n}")
     wins = []
     for answers, correct in zip(answers_PG, correct_PG, strict=True):
         for start in range(0, len(answers) - k + 1, k):
