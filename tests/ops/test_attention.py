@@ -128,6 +128,13 @@ def test_a_cache_gives_the_last_row_of_attend(heads, kv_heads, window):
     np.testing.assert_allclose(cached, np.asarray(whole)[last], atol=1e-6)
 
 
+def test_an_empty_cache_is_finite():
+    q, k, v = make_qkv()
+    lengths = np.array([0, 4])
+    cached = attend_cache(q[:, 0], k.swapaxes(1, 2), v.swapaxes(1, 2), lengths_R=lengths)
+    assert np.isfinite(cached).all()
+
+
 def test_an_unknown_backend_is_refused():
     with pytest.raises(ValueError, match="backend 'flash' is unknown"):
         attend(*make_qkv(), segment_ids_BT=SEGMENTS, backend="flash")

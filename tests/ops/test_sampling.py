@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import counted_compiles, log_softmax, softmax
@@ -110,6 +111,17 @@ def test_rounding_of_running_sums_cannot_reach_an_impossible_token():
     for uniform in EDGE_UNIFORMS[-2:]:
         tokens = np.asarray(draw(logits, np.full(rows, uniform)))
         assert (tokens < ends[:, 0]).all()
+
+
+def test_rounding_of_running_sums_cannot_reach_a_place_without_mass():
+    """With targets right on the running sums, which here rise a little over empty places."""
+    rng = np.random.default_rng(0)
+    mass = (rng.random(1024) * (rng.random(1024) < 0.3)).astype(np.float32)
+    running = np.asarray(jax.jit(jnp.cumsum)(mass))
+    assert ((np.diff(running) > 0) & (mass[1:] == 0)).any()
+    targets = np.concatenate([running, np.nextafter(running, np.float32(0))])
+    places, _ = jax.jit(ops._invert)(np.broadcast_to(mass, (len(targets), 1024)), targets)
+    assert (mass[places] > 0).all()
 
 
 @pytest.mark.parametrize("kind", ["random", "ties", "holes", "flat", "one", "outlier"])

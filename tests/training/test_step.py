@@ -1,0 +1,271 @@
+"""The update against a dense float64 loss; how a batch is cut up changes nothing."""
+
+import collections
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import (
+    counted_compiles,
+    log_softmax,
+    make_tiny,
+    quick_compiles,
+    random_batch,
+    random_sequences,
+)
+
+from r1jax.objectives.policy import PolicyObjective
+from r1jax.ops import packing
+from r1jax.training import step
+
+LONGEST, ROW_LENGTH, ROWS = 8, 16, 8
+TEMPERATURE = 0.8
+OBJECTIVE = PolicyObjective(clip_high=0.28, kl="k3", kl_coef=0.1, entropy_coef=0.01)
+
+
+@pytest.fixture(autouse=True)
+def _quick_compiles():
+    with quick_compiles():
+        yield
+
+
+def make_batch(seed=0, count=11, rows=ROWS):
+    rng = np.random.default_rng(seed)
+    batch = random_batch(rng, count, longest=LONGEST, row_length=ROW_LENGTH, rows=rows)
+    noise = rng.normal(0, 0.3, batch.mask.shape).astype(np.float32)
+    return dataclasses.replace(batch, logp_ref=batch.logp_behavior + noise)
+
+
+@functools.cache
+def tiny():
+    return make_tiny()
+
+
+@functools.cache
+def make_policy_update(*, on_policy=False):
+    """The update with plain gradient descent at rate 1: parameters move by minus the gradient."""
+    loss = step.make_policy_loss(tiny()[0], OBJECTIVE, temperature=TEMPERATURE, on_policy=on_policy)
+    optimizer = optax.sgd(1.0)
+    return optimizer, step.make_update(loss, step.make_policy_weights(OBJECTIVE), optimizer)
+
+
+@functools.cache
+def make_supervised_update():
+    module, _ = tiny()
+    optimizer = optax.sgd(1.0)
+    loss = step.make_supervised_loss(module)
+    return optimizer, step.make_update(loss, step.supervised_weights, optimizer)
+
+
+def run(update, batch, rows_per_micro=4, used=None):
+    """(gradient, statistics) of one update."""
+    optimizer, step_fn = update
+    params = tiny()[1]
+    state = step.init_state(jax.tree.map(jnp.copy, params), optimizer)
+    split, filled = packing.split_micro(batch, rows_per_micro)
+    state, stats = step_fn(state, split, np.int32(filled if used is None else used))
+    assert state.step == 1
+    return jax.tree.map(jnp.subtract, params, state.params), jax.device_get(stats)
+
+
+def assert_close(left, right, atol):
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=atol, rtol=1e-5), left, right)
+
+
+@jax.jit
+def dense_logits(params, batch):
+    module, _ = tiny()
+    return module.apply({"params": params}, batch.tokens, batch.positions, batch.segment_ids)
+
+
+@jax.jit
+def pull_back(batch, by_logits):
+    """The parameters' gradient from a gradient by the logits."""
+    _, vjp = jax.vjp(lambda params: dense_logits(params, batch), tiny()[1])
+    return vjp(by_logits.astype(jnp.float32))[0]
+
+
+def sequences_of(batch):
+    """(row, counted places) of each packed sequence that has any."""
+    for row, ids in enumerate(batch.segment_ids):
+        for segment in range(1, ids.max(initial=0) + 1):
+            places = np.flatnonzero((ids == segment) & batch.mask[row])
+            if len(places):
+                yield row, places
+
+
+def weights_by_hand(aggregation, batch):
+    weights = np.zeros(batch.mask.shape)
+    sequences = list(sequences_of(batch))
+    prompts = [batch.prompt_ids[row, places[0]] for row, places in sequences]
+    tokens_of_prompt = collections.Counter()
+    for prompt, (_, places) in zip(prompts, sequences, strict=True):
+        tokens_of_prompt[prompt] += len(places)
+    for prompt, (row, places) in zip(prompts, sequences, strict=True):
+        weights[row, places] = {
+            "token_mean": 1 / batch.mask.sum(),
+            "sequence_mean": 1 / len(places) / len(sequences),
+            "prompt_mean": 1 / tokens_of_prompt[prompt] / len(tokens_of_prompt),
+            "constant": 1 / LONGEST / batch.segment_ids.max(axis=1).sum(),
+        }[aggregation]
+    return weights
+
+
+def policy_loss_by_hand(batch, logits, *, on_policy):
+    """(loss, its gradient by the logits) with every token's terms written out, in float64."""
+    logs = log_softmax(logits / TEMPERATURE)
+    one_hot = np.eye(logits.shape[-1])[batch.targets]
+    logp = np.sum(one_hot * logs, axis=-1)
+    probs = np.exp(logs)
+    entropy = -np.sum(probs * logs, axis=-1)
+    adv, ref = np.float64(batch.advantages), np.float64(batch.logp_ref)
+    ratio = np.exp(logp - (logp if on_policy else batch.logp_behavior))
+    low, high = 1 - OBJECTIVE.clip_low, 1 + OBJECTIVE.clip_high
+    kl = np.exp(ref - logp) - (ref - logp) - 1
+    loss = -np.minimum(ratio * adv, np.clip(ratio, low, high) * adv)
+    loss += OBJECTIVE.kl_coef * kl - OBJECTIVE.entropy_coef * entropy
+    moves = np.where(adv > 0, ratio <= high, ratio >= low)
+    by_logp = -np.where(moves, ratio * adv, 0) + OBJECTIVE.kl_coef * (1 - np.exp(ref - logp))
+    by_logits = by_logp[..., None] * (one_hot - probs)
+    by_logits += OBJECTIVE.entropy_coef * probs * (logs + entropy[..., None])
+    weights = weights_by_hand("token_mean", batch)
+    return np.sum(weights * loss), weights[..., None] * by_logits / TEMPERATURE
+
+
+@pytest.mark.parametrize("on_policy", [False, True])
+def test_policy_gradient_equals_dense_float64(on_policy):
+    batch = make_batch()
+    grads, stats = run(make_policy_update(on_policy=on_policy), batch)
+    logits = np.float64(dense_logits(tiny()[1], batch))
+    loss, by_logits = policy_loss_by_hand(batch, logits, on_policy=on_policy)
+    wanted = pull_back(batch, by_logits)
+    np.testing.assert_allclose(stats["loss"], loss, rtol=1e-6)
+    assert_close(grads, wanted, atol=2e-6)
+    np.testing.assert_allclose(stats["grad_norm"], optax.tree.norm(wanted), rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows_per_micro", [1, 4])
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "prompt_mean", "constant"])
+def test_weights_are_of_the_whole_batch_however_it_is_cut(aggregation, rows_per_micro):
+    length = LONGEST if aggregation == "constant" else None
+    objective = PolicyObjective(aggregation=aggregation, constant_length=length)
+    batch = make_batch()
+    split, _ = packing.split_micro(batch, rows_per_micro)
+    weights = jax.jit(step.make_policy_weights(objective))(split).reshape(batch.mask.shape)
+    np.testing.assert_allclose(weights, weights_by_hand(aggregation, batch), rtol=1e-6)
+
+
+def test_supervised_gradient_equals_dense_float64():
+    batch = make_batch()
+    grads, stats = run(make_supervised_update(), batch)
+    logs = log_softmax(np.float64(dense_logits(tiny()[1], batch)))
+    one_hot = np.eye(logs.shape[-1])[batch.targets]
+    weights = batch.mask / batch.mask.sum()
+    np.testing.assert_allclose(
+        stats["loss"], -np.sum(weights * np.sum(one_hot * logs, axis=-1)), atol=1e-6
+    )
+    assert_close(grads, pull_back(batch, weights[..., None] * (np.exp(logs) - one_hot)), atol=1e-6)
+
+
+@pytest.mark.parametrize("rows_per_micro", [1, 8])
+def test_no_split_into_micro_batches_changes_an_update(rows_per_micro):
+    """Gradient, loss and every statistic: sums, means, maxima."""
+    batch, update = make_batch(), make_policy_update()
+    (grads, stats), (wanted_grads, wanted) = (run(update, batch, n) for n in (rows_per_micro, 4))
+    assert_close(grads, wanted_grads, atol=1e-5)
+    assert stats.keys() == wanted.keys()
+    for name, value in wanted.items():
+        np.testing.assert_allclose(stats[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_packing_does_not_change_an_update():
+    """Each sequence in a row of its own, or side by side."""
+    update = make_policy_update()
+    sequences = random_sequences(np.random.default_rng(1), 7, longest=LONGEST)
+    packed = packing.pack(sequences, row_length=ROW_LENGTH, rows=ROWS)
+    alone = [packing.pack([s], row_length=ROW_LENGTH, rows=1) for s in sequences]
+    alone.append(packing.pack([], row_length=ROW_LENGTH, rows=1))
+    loose = jax.tree.map(lambda *rows: np.concatenate(rows), *alone)
+    (grads, stats), (wanted_grads, wanted) = run(update, packed), run(update, loose)
+    assert_close(grads, wanted_grads, atol=1e-6)
+    np.testing.assert_allclose(stats["loss"], wanted["loss"], rtol=1e-6)
+
+
+def test_unused_micro_batches_have_no_influence():
+    """Their tokens, were they read, would change everything; NaNs would show."""
+    update = make_policy_update()
+    batch = make_batch(count=5)
+    used = packing.split_micro(batch, 1)[1]
+    assert used < ROWS
+    poison = {"advantages": np.nan, "logp_behavior": np.nan, "tokens": 3}
+    poisoned = {name: getattr(batch, name).copy() for name in poison}
+    for name, value in poison.items():
+        poisoned[name][used:] = value
+    (grads, stats), (wanted_grads, wanted) = (
+        run(update, b, 1, used) for b in (dataclasses.replace(batch, **poisoned), batch)
+    )
+    jax.tree.map(np.testing.assert_array_equal, (grads, stats), (wanted_grads, wanted))
+
+
+def test_a_batch_without_a_counted_token_moves_nothing():
+    batch = make_batch()
+    empty = dataclasses.replace(batch, mask=np.zeros_like(batch.mask))
+    grads, stats = run(make_policy_update(), empty)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(grads))
+    assert stats["loss"] == stats["tokens"] == 0
+
+
+def test_statistics_are_of_counted_tokens():
+    batch = make_batch()
+    _, stats = run(make_policy_update(), batch)
+    logs = log_softmax(np.float64(dense_logits(tiny()[1], batch)) / TEMPERATURE)
+    logp = np.take_along_axis(logs, batch.targets[..., None], axis=-1)[..., 0][batch.mask]
+    entropy = -np.sum(np.exp(logs) * logs, axis=-1)[batch.mask]
+    log_ratio = logp - batch.logp_behavior[batch.mask]
+    wanted = {
+        "tokens": batch.mask.sum(),
+        "entropy": entropy.mean(),
+        "logp_gap": np.abs(log_ratio).mean(),
+        "logp_gap_max": np.abs(log_ratio).max(),
+        "ratio/mean": np.exp(log_ratio).mean(),
+        "ratio/max": np.exp(log_ratio).max(),
+    }
+    for name, value in wanted.items():
+        np.testing.assert_allclose(stats[name], value, rtol=1e-4, err_msg=name)
+
+
+def test_the_old_state_is_given_away_and_the_next_update_compiles_nothing():
+    optimizer, update = make_policy_update()
+    params = jax.tree.map(jnp.copy, tiny()[1])
+    old = step.init_state(params, optimizer)
+    split, used = packing.split_micro(make_batch(), 4)
+    state, _ = update(old, split, np.int32(used))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old))
+    with counted_compiles() as compiles:
+        state, _ = update(state, packing.split_micro(make_batch(1, 3), 4)[0], np.int32(1))
+    assert compiles.count == 0
+    assert state.step == 2
+
+
+def test_gradients_are_added_in_float32_for_a_bfloat16_model():
+    """256 equal micro-batches: a bfloat16 sum would stop growing on the way."""
+    module, params = make_tiny(dtype="bfloat16", layers=1)
+    one = make_batch(rows=1, count=1)
+    many = jax.tree.map(lambda leaf: np.repeat(leaf, 256, axis=0)[:, None], one)
+    optimizer = optax.sgd(1.0)
+    update = jax.jit(
+        functools.partial(
+            step.update_step,
+            loss_fn=step.make_supervised_loss(module),
+            weigh=step.supervised_weights,
+            optimizer=optimizer,
+        )
+    )
+    state = step.init_state(params, optimizer)
+    moved, same = (update(state, many, np.int32(n))[0].params for n in (256, 1))
+    by_all, by_one = (jax.tree.map(jnp.subtract, params, x) for x in (moved, same))
+    assert_close(by_all, jax.tree.map(lambda leaf: 256 * leaf, by_one), atol=1e-4)
