@@ -95,14 +95,15 @@ def _is_zero(coefficient) -> bool:
     return isinstance(coefficient, int | float) and coefficient == 0
 
 
-def _divisors(objective, mask, segment_ids, prompt_ids):
+def _divisors(objective, mask, segment_ids, prompt_ids, dtype):
     """What each counted token's loss is divided by within its group, and the number of groups."""
     xp = reductions.namespace(mask)
     if objective.aggregation == "token_mean":
         return xp.ones(mask.shape, "int32"), mask.sum()
     if objective.aggregation == "constant":
         sequences = reductions.sequence_count(mask, segment_ids)
-        return xp.ones(mask.shape, "int32"), sequences * objective.constant_length
+        # Not in integers: 40,000 sequences of 65,536 tokens are more than 32 bits hold.
+        return xp.ones(mask.shape, "int32"), sequences.astype(dtype) * objective.constant_length
     if objective.aggregation == "sequence_mean":
         if segment_ids is None:
             segment_ids = xp.ones(mask.shape, "int32")
@@ -144,7 +145,7 @@ def token_weights(
     """
     if segment_ids is not None:
         mask = mask & (segment_ids != 0)
-    divisor_BT, total = _divisors(objective, mask, segment_ids, prompt_ids)
+    divisor_BT, total = _divisors(objective, mask, segment_ids, prompt_ids, dtype)
     xp = reductions.namespace(mask)
     groups = xp.asarray(xp.maximum(total, 1) if denominator is None else denominator)
     return mask.astype(dtype) / (divisor_BT.astype(dtype) * groups.astype(dtype))
@@ -183,6 +184,8 @@ def policy_loss(
     if segment_ids is not None:
         mask = mask & (segment_ids != 0)
     dtype = logp.dtype if logp.dtype.itemsize >= 4 else jnp.dtype("float32")
+    if weights is not None and denominator is not None:
+        raise ValueError("give weights or denominator: weights are divided already")
     if weights is None:
         groups = {"segment_ids": segment_ids, "prompt_ids": prompt_ids}
         weights = token_weights(objective, mask, denominator=denominator, dtype=dtype, **groups)

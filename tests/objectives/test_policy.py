@@ -257,6 +257,20 @@ def test_fields_are_checked():
     assert dataclasses.replace(PolicyObjective(), clip_high=0.28).clip_high == 0.28
 
 
+def test_weights_and_denominator_exclude_each_other():
+    arrays = {"logp": jnp.zeros((1, 2)), "logp_old": None, "advantages": jnp.zeros(1)}
+    mask = jnp.ones((1, 2), bool)
+    with pytest.raises(ValueError, match="or denominator"):
+        policy_loss(PolicyObjective(), mask=mask, weights=jnp.ones((1, 2)), denominator=2, **arrays)
+
+
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
+def test_a_constant_beyond_32_bits(array):
+    objective = PolicyObjective(aggregation="constant", constant_length=2**30)
+    weights = policy.token_weights(objective, array(np.ones((8, 1), bool)))
+    np.testing.assert_allclose(weights, 2.0**-33)
+
+
 def test_denominators_of_any_kind():
     def loss(denominator):
         return policy_loss(
