@@ -55,6 +55,10 @@ class Cursor(ABC):
         return self.take()
 
     @abstractmethod
+    def sequence(self) -> Node:
+        """One expression, or several parted by commas and their kin."""
+
+    @abstractmethod
     def expr(self, min_bp: int) -> Node:
         """An expression of everything that binds more strongly than `min_bp`."""
 

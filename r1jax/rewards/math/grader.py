@@ -14,13 +14,13 @@ from r1jax.rewards.math.compare import answers_equal
 from r1jax.rewards.math.extract import Extraction, extract_answer
 from r1jax.rewards.math.guard import Budget
 from r1jax.rewards.math.nodes import (
-    Unparsable,
     Node,
     Quantity,
     Seq,
     Text,
     TooCostly,
     Undefined,
+    Unparsable,
     children,
 )
 from r1jax.rewards.math.tokens import tokenize
@@ -146,7 +146,7 @@ def judge(gold: Answer, pred: Answer, budget: Budget) -> tuple[bool | None, str]
 
 
 def same_tokens(left: str, right: str) -> bool:
-    """Whether two texts outside the grammar differ in nothing but spacing and spelling of commands."""
+    """Whether two texts outside the grammar differ in spacing and spelling of commands only."""
     try:
         streams = [[(t.kind, t.text) for t in tokenize(text)] for text in (left, right)]
     except Unparsable:

@@ -12,6 +12,7 @@ import re
 from fractions import Fraction
 
 from r1jax.rewards.math import units
+from r1jax.rewards.math.brackets import braced, bracketed, fenced
 from r1jax.rewards.math.commands import command, function
 from r1jax.rewards.math.cursor import (
     END,
@@ -24,15 +25,12 @@ from r1jax.rewards.math.cursor import (
     SUM,
     UNIT,
     Cursor,
-    items_of,
 )
 from r1jax.rewards.math.nodes import (
     ZERO,
     Based,
-    Builder,
     Call,
     Chain,
-    Interval,
     Matrix,
     Node,
     Num,
@@ -45,13 +43,12 @@ from r1jax.rewards.math.nodes import (
     negate,
     number,
 )
+from r1jax.rewards.math.operands import mixed, symbol, words
 from r1jax.rewards.math.suffixes import (
     degrees,
     join_parts,
-    make_quantity,
     quantity,
     subscript,
-    unit_factors,
 )
 from r1jax.rewards.math.tokens import Token, tokenize
 from r1jax.rewards.math.vocabulary import names
@@ -276,9 +273,9 @@ class Parser(Cursor):
         token = self.take()
         kind, text = token.kind, token.text
         if kind == "num":
-            return self.mixed(token)
+            return mixed(self, token)
         if kind in ("sym", "upright"):
-            return self.symbol(text)
+            return symbol(self, text)
         if kind == "open":
             return self.group(text)
         if kind == "cmd":
@@ -289,9 +286,9 @@ class Parser(Cursor):
             assert token.value is not None
             return Based(text, int(token.value))
         if kind == "text":
-            return self.words(text)
+            return words(self, text)
         if kind == "close" and text == "]":
-            return self.bracketed("]")
+            return bracketed(self, "]")
         if kind == "op":
             return self.sign(text)
         raise Unparsable(f"did not expect {text[:20]!r}" if text else "ends too early")
@@ -304,185 +301,17 @@ class Parser(Cursor):
         if text in ("±", "∓"):
             return Call(text, (ZERO, self.expr(SUM)))
         if text == "|":
-            return self.fenced("|")
+            return fenced(self, "|")
         if text in ("≈", "=", "~") and self.pos == 1:  # "= 5" at the start of a box
             return self.expr(RELATION)
         raise Unparsable(f"did not expect {text!r}")
 
-    def mixed(self, token: Token) -> Node:
-        """A literal; an integer directly before a fraction of integers is a mixed number."""
-        assert token.value is not None
-        value = Num(token.value, token.decimals)
-        if token.decimals is not None or token.value.denominator != 1:
-            return value
-        start = self.pos
-        if self.at("cmd", "frac"):
-            self.take()
-            top, bottom = self.argument(), self.argument()
-        elif (
-            self.peek().kind == "num"
-            and self.peek().spaced
-            and self.peek(1).text == "/"
-            and self.peek(2).kind == "num"
-        ):
-            top, bottom = (self.argument(), self.take() and self.argument())
-        else:
-            return value
-        if (
-            isinstance(top, Num)
-            and isinstance(bottom, Num)
-            and bottom.value
-            and not self.at("op", "^")
-        ):
-            parts = (top.value, bottom.value)
-            if all(p.denominator == 1 and p >= 0 for p in parts):
-                return Num(token.value + parts[0] / parts[1])
-        self.pos = start
-        return value
-
-    def symbol(self, name: str) -> Node:
-        """A letter; f(…), C(n, k) and P(n, k) are applications, other letters before a bracket are
-        factors.
-        """
-        while self.at("op", "'"):
-            self.take()
-            name += "'"
-        if (
-            name[0] in "fgh"
-            and self.at("op", "^")
-            and self.peek(1).text == "{"
-            and self.peek(2).text == "-"
-            and self.peek(5).text == "("
-        ):
-            self.pos += 5
-            name += "^-1"
-        if self.at("open", "(") and (
-            (name.rstrip("'")[:1] in ("f", "g", "h") and len(name) < 5) or self.defines()
-        ):
-            self.take()
-            return Call("apply", (Sym(name), *items_of(self.group("("))))
-        index = self.peek()
-        if (
-            index.kind == "num"
-            and not index.spaced
-            and self.peek(1).text != "^"
-            and index.text.isdigit()
-        ):
-            self.take()  # x1 for x with index 1
-            return Call("apply", (Sym("_"), Sym(name), number(int(index.text))))
-        if self.at("open", "(") and name in ("C", "P"):
-            start = self.pos
-            self.take()
-            arguments = items_of(self.group("("))
-            if len(arguments) == 2 and not _is_point(name, arguments):
-                return Call("binom" if name == "C" else "perm", arguments)
-            self.pos = start
-        return Sym(name)
-
-    def defines(self) -> bool:
-        """Whether the bracket ahead closes right before an equals sign, and its letter starts the
-        expression: x(t) = …
-        """
-        if self.pos > 1 and self.tokens[self.pos - 2].text not in (",", ";", "and", "or"):
-            return False
-        depth = 0
-        for at in range(self.pos, min(len(self.tokens), self.pos + 40)):
-            depth += (self.tokens[at].kind == "open") - (self.tokens[at].kind == "close")
-            if depth == 0:
-                return at + 1 < len(self.tokens) and self.tokens[at + 1].text == "="
-        return False
-
-    def words(self, first: str) -> Node:
-        """Prose before a value: a currency sign, or a label."""
-        signed = units.is_money(first) and (self.at("op", "-") or self.at("cmd"))
-        if units.is_known(first) and (self.at("num") or signed):
-            value = self.expr(UNIT)
-            factors = unit_factors(self)
-            return make_quantity(
-                value,
-                factors
-                if any(units.is_known(f[0]) for f in factors if f[0] not in units.SCALES)
-                else [(first, 1), *factors],
-            )
-        parts = [first]
-        while self.peek().kind in ("text", "upright") or (
-            self.at("op", "of", "in", "to") and self.peek(1).kind == "text"
-        ):
-            parts.append(self.take().text)
-        if self.at("open", "(") and self.defines():  # Var(X) = …
-            self.group(self.take().text)
-        return Text(" ".join(parts))
-
     def group(self, opener: str) -> Node:
         if opener in ("(", "[", "]"):
-            return self.bracketed(opener)
+            return bracketed(self, opener)
         if opener in ("{", r"\{"):
-            return self.braced(opener)
-        return self.fenced(opener)
-
-    def fenced(self, fence: str) -> Node:
-        """|x|, ⌊x⌋, ⌈x⌉ and ⟨a, b⟩"""
-        self.fences.append(fence)
-        inner = self.sequence()
-        self.fences.pop()
-        if not (self.at("close", fence) or self.at("op", fence)):
-            raise Unparsable(f"unclosed {fence}")
-        self.take()
-        if fence == "<":
-            return Seq("vector", items_of(inner))
-        return Call("abs" if fence == "|" else fence, (inner,))
-
-    def bracketed(self, opener: str) -> Node:
-        self.fences.append(opener)
-        inner = self.sequence()
-        self.fences.pop()
-        token = self.take()
-        if token.text not in (")", "]", "[") or (token.text == "[" and opener == "("):
-            raise Unparsable("unclosed bracket")
-        pair = opener + token.text
-        items = inner.items if isinstance(inner, Seq) and inner.kind == "list" else None
-        if items is None:
-            if pair not in ("()", "[]"):
-                raise Unparsable("one-ended interval")
-            return inner
-        if pair in ("()", "[]"):
-            return Seq("tuple" if pair == "()" else "bracket", items)
-        if len(items) != 2:
-            raise Unparsable("an interval has two ends")
-        return Interval(items[0], items[1], opener == "[", token.text == "]")
-
-    def braced(self, opener: str) -> Node:
-        closer = "}" if opener == "{" else r"\}"
-        if self.at("close", closer):
-            self.take()
-            return Sym("emptyset") if opener == r"\{" else self.after_empty_group()
-        is_set = opener == r"\{" or self.pos == 1  # {x | x > 1} typed without backslashes
-        self.fences.append("set" if is_set else "{")
-        inner = self.sequence()
-        self.fences.pop()
-        if is_set and self.at("op", "|", ":"):
-            self.take()
-            self.fences.append("condition")
-            inner = Builder(inner, self.sequence())
-            self.fences.pop()
-        elif opener == r"\{" and not self.at("close") and isinstance(inner, Seq | Chain | Call):
-            return inner  # \left\{ \begin{array}…\end{array} \right. has no second brace
-        elif opener == r"\{" or (isinstance(inner, Seq) and inner.kind == "list"):
-            listed = isinstance(inner, Seq) and inner.kind == "list"
-            inner = Seq("set", inner.items if listed and isinstance(inner, Seq) else (inner,))
-        self.expect("close", closer)
-        return inner
-
-    def after_empty_group(self) -> Node:
-        """{}^5C_2 and similar start with an empty group."""
-        if self.at("op", "^", "_"):
-            self.take()
-            upper = self.argument()
-            letter = self.take().text
-            if letter in ("C", "P") and self.at("op", "_"):
-                self.take()
-                return Call("binom" if letter == "C" else "perm", (upper, self.argument()))
-        raise Unparsable("empty group")
+            return braced(self, opener)
+        return fenced(self, opener)
 
     def argument(self) -> Node:
         """A LaTeX argument: a group, or one token, of a number only its first digit."""
@@ -586,12 +415,6 @@ class Parser(Cursor):
             return self.group(token.text)
         self.pos -= 1
         return self.primary()
-
-
-def _is_point(name: str, arguments: tuple[Node, ...]) -> bool:
-    """P(3, 4) is no number of arrangements."""
-    n, k = arguments
-    return name == "P" and isinstance(n, Num) and isinstance(k, Num) and n.value < k.value
 
 
 def parse_expression(text: str, *, split_commas: bool = False) -> Node:
