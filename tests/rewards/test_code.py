@@ -144,6 +144,9 @@ def test_no_sandbox_is_refused_unless_unsafe_is_allowed():
         {},
         {"type": "stdin"},
         {"type": "stdin", "cases": []},
+        {"type": "stdin", "cases": [{"input": "1"}]},
+        {"type": "stdin", "cases": [{"input": "1", "output": 1}]},
+        {"type": "stdin", "cases": [{"input": "1", "output": "1"}], "float_tol": "small"},
         {"type": "riddle", "cases": []},
         {"type": "function", "cases": [{"args": [1], "expected": 1}]},
         {"type": "assert", "code": "assert f(1 == 2"},
@@ -152,6 +155,15 @@ def test_no_sandbox_is_refused_unless_unsafe_is_allowed():
 )
 def test_broken_tests_mask_the_sample(tests):
     assert code.run_tests("print(1)", tests).status == "infra"
+
+
+def test_an_unknown_language_masks_the_sample():
+    assert code.run_tests("print(1)", make_tests(), language="cobol").status == "infra"
+
+
+def test_a_program_that_is_not_text_is_wrong_not_masked():
+    assert code.run_tests("print('\ud800')", make_tests()).status in ("error", "fail")
+    assert code.run_tests("print(1)\0", make_tests()).status == "error"
 
 
 def test_batch_keeps_the_order_and_gives_every_result():

@@ -12,7 +12,7 @@ import tempfile
 from r1jax.rewards.code import interpreter, users
 from r1jax.rewards.code.sandbox import LEVELS, Case, Limits, Sandbox, SandboxError
 
-_PROBE_LIMITS = Limits(time_s=5.0, memory_mb=256)
+_PROBE_LIMITS = Limits(time_s=15.0, memory_mb=256)
 
 # Prints what it can do that it must not be able to do.
 _PROBE = """

@@ -26,7 +26,7 @@ from r1jax.rewards.code.verdict import CodeVerdict, Status
 
 # So that a time-out means the program and not the host, one core is left to the trainer; of two
 # cores both are used, because this process only waits while the sandbox works.
-_CORES = len(os.sched_getaffinity(0))
+_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 SLOTS = max(2, _CORES - 1)
 _slots = threading.BoundedSemaphore(SLOTS)
 

@@ -28,8 +28,9 @@ LEVELS = {
 # What a Python or C++ program may read. No home, no /etc but the loader's cache, no /sys, no /run.
 _SYSTEM = "/usr /bin /sbin /lib /lib32 /lib64 /libx32 /etc/ld.so.cache /etc/alternatives /nix/store"
 _DEVICES = [f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom")]
-_START_S = 10.0
-_GRACE_S = 5.0  # what the supervisor may take beyond the program's own time
+_START_S = 20.0
+_GRACE_S = 20.0  # what the supervisor may take to clean up after the program, on a busy disk
+_END_S = 5.0
 _TRIES = 3
 _PAUSE_S = 0.1
 _TMPFS_MB_LEAST = 64
@@ -152,7 +153,7 @@ class Sandbox:
     def _start(self) -> None:
         python = interpreter.find()
         if python is None:
-            raise SandboxError("no Python interpreter that the sandbox's user can read")
+            raise SandboxError("no python3 in /usr/bin, and ours cannot be read by the spare user")
         try:
             uid = self._exit.enter_context(users.spare_uid())
             box = None if self._level >= 2 else self._exit.enter_context(_host_directory(uid))
@@ -221,7 +222,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     assert process.stdout is not None
     process.stdin.close()
     try:
-        process.wait(timeout=_GRACE_S)
+        process.wait(timeout=_END_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

@@ -40,11 +40,13 @@ def make_checks(
     program: str, tests: dict[str, Any], *, language: str, environ: dict[str, str]
 ) -> list[Check]:
     """The cases of a program; `BadTests` when the tests cannot be understood."""
-    source = program.encode("utf-8", "surrogateescape")
+    source = program.encode("utf-8", "surrogatepass")
     make_case = functools.partial(Case, program=source, environ=environ)
     try:
+        if language not in ("python", "cpp"):
+            raise BadTests(f"unknown language {language!r}")
         kind = tests["type"]
-        tolerance = tests.get("float_tol")
+        tolerance = None if tests.get("float_tol") is None else float(tests["float_tol"])
         if kind == "stdin":
             runs_as = "script" if language == "python" else language
             if "checker" in tests:
@@ -65,33 +67,44 @@ def make_checks(
 
 
 def _stdin_check(
-    make_case: Callable[..., Case], kind: str, test: dict[str, str], tolerance: float | None
+    make_case: Callable[..., Case], kind: str, test: dict[str, Any], tolerance: float | None
 ) -> Check:
+    given, expected = _texts(test)
+
     def judge(outcome: Outcome) -> Judgement:
         if ending := _judge_end(outcome, 1):
             return ending
         got = outcome.stdout.decode("utf-8", "surrogateescape")
-        difference = compare.difference_of_outputs(got, test["output"], tolerance)
+        difference = compare.difference_of_outputs(got, expected, tolerance)
         return _one(difference is None, difference or "")
 
-    return Check(make_case(kind, stdin=test["input"].encode("utf-8", "surrogateescape")), judge)
+    return Check(make_case(kind, stdin=given), judge)
 
 
 def _checker_check(
-    make_case: Callable[..., Case], kind: str, test: dict[str, str], checker: str
+    make_case: Callable[..., Case], kind: str, test: dict[str, Any], checker: str
 ) -> Check:
     """For problems with several right answers; the checker runs after the program is gone."""
+
+    given, expected = _texts({"output": "", **test})
 
     def judge(outcome: Outcome) -> Judgement:
         return _judge_end(outcome, 1) or Judgement("pass", (True,))
 
     def follow_up(outcome: Outcome) -> Case:
         output = outcome.stdout.decode("utf-8", "replace")
-        facts = {"input": test["input"], "output": output, "expected": test.get("output")}
+        facts = {"input": test["input"], "output": output, "expected": expected}
         return Case("script", program=checker.encode(), stdin=json.dumps(facts).encode())
 
-    case = make_case(kind, stdin=test["input"].encode("utf-8", "surrogateescape"))
-    return Check(case, judge, follow_up=follow_up)
+    return Check(make_case(kind, stdin=given), judge, follow_up=follow_up)
+
+
+def _texts(test: dict[str, Any]) -> tuple[bytes, str]:
+    """Standard input as bytes, and the expected output."""
+    given, expected = test["input"], test["output"]
+    if not isinstance(given, str) or not isinstance(expected, str):
+        raise TypeError("input and output must be text")
+    return given.encode("utf-8", "surrogatepass"), expected
 
 
 def judge_checker(outcome: Outcome) -> Judgement:
