@@ -257,8 +257,9 @@ PRESETS: dict[str, Preset] = {
     "vapo": Preset(
         "VAPO, 2504.05118",
         PolicyObjective(clip_low=0.2, clip_high=0.28),
-        ("gae", {"gamma": 1.0, "lam": "length_adaptive_lambda(alpha=0.05); critic 1.0"}),
+        ("gae", {"gamma": 1.0}),
         {
+            "lam": ("1 - 1 / (0.05 length)", "settings: length_adaptive_lambda; the critic's is 1"),
             "clip": ((0.2, 0.28), "settings"),
             "learning_rate": (1e-6, "settings"),
             "critic_learning_rate": (2e-6, "settings"),

@@ -120,9 +120,9 @@ def reference(objective, sequences):
     for sequence in sequences:
         count = max(int(sequence["mask"].sum()), 1)
         weight = {
-            "token_mean": 1 / total["tokens"],
-            "sequence_mean": 1 / count / total["sequences"],
-            "prompt_mean": 1 / max(sizes[sequence["prompt_ids"][0]], 1) / prompts,
+            "token_mean": 1 / max(total["tokens"], 1),
+            "sequence_mean": 1 / count / max(total["sequences"], 1),
+            "prompt_mean": 1 / max(sizes[sequence["prompt_ids"][0]], 1) / max(prompts, 1),
             "constant": 1 / len(sequences) / (objective.constant_length or 1),
         }[objective.aggregation]
         length = len(sequence["mask"])

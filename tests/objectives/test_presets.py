@@ -1,6 +1,7 @@
 """Presets: complete, valid, and what their papers print."""
 
 import dataclasses
+import inspect
 
 import pytest
 
@@ -40,7 +41,8 @@ REQUIRED = [
 def test_every_preset_is_an_objective_that_explains_itself(name):
     preset = presets.lookup(name)
     assert isinstance(presets.get(name), policy.PolicyObjective)
-    assert callable(getattr(advantages, preset.advantage[0]))
+    function, options = preset.advantage
+    assert set(options) <= set(inspect.signature(getattr(advantages, function)).parameters)
     fields = {field.name for field in dataclasses.fields(policy.PolicyObjective)}
     assert set(preset.assumed) <= fields
     text = presets.describe(name)
