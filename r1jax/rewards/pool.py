@@ -58,6 +58,7 @@ class Outcome:
 class _Worker:
     pid: int
     channel: socket.socket
+    server: subprocess.Popen[bytes]
     buffer: bytearray = field(default_factory=bytearray)
     served: int = 0
 
@@ -233,8 +234,12 @@ class Pool:
         except (OSError, EOFError, ValueError):
             data, message = b"", None
         if message is None:
-            if not data:
+            if data:
+                return
+            if worker.server.poll() is None:
                 self._finish(batch, worker, selector, Outcome("crash", detail="the worker died"))
+            else:
+                self._try_again(batch, worker, selector)
             return
         status = "error" if "error" in message else "ok"
         outcome = Outcome(
@@ -267,6 +272,13 @@ class Pool:
             self._release(worker)
         else:
             self._discard(worker)
+
+    def _try_again(self, batch: _Batch, worker: _Worker, selector: selectors.BaseSelector) -> None:
+        """The worker died with its server, which is no fault of the item."""
+        key, _, _ = batch.running.pop(worker)
+        selector.unregister(worker.channel)
+        self._discard(worker)
+        batch.waiting.append(key)
 
     def _stop_overdue(self, batch: _Batch, selector: selectors.BaseSelector) -> None:
         now = time.monotonic()
@@ -333,17 +345,23 @@ class Pool:
         ours, theirs = socket.socketpair()
         with self._server_lock, theirs:
             try:
-                control = self._control or self._start_server()
+                control, server = self._running_server()
                 socket.send_fds(control, [b"fork"], [theirs.fileno()])
-                return _Worker(int(_packet(control)), ours)
+                return _Worker(int(_packet(control)), ours, server)
             except (OSError, EOFError) as error:
                 self._stop_server()
                 ours.close()
                 raise PoolError(f"the worker server for {self.target} ended") from error
 
-    def _start_server(self) -> socket.socket:
+    def _running_server(self) -> tuple[socket.socket, subprocess.Popen[bytes]]:
         if self._closed:
             raise PoolError("the pool was closed")
+        if self._control is not None and self._server is not None and self._server.poll() is None:
+            return self._control, self._server
+        self._stop_server()
+        return self._start_server()
+
+    def _start_server(self) -> tuple[socket.socket, subprocess.Popen[bytes]]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [
             sys.executable,
@@ -355,17 +373,17 @@ class Pool:
             str(self.memory_mb),
         ]
         with theirs:
-            self._server = subprocess.Popen(
+            server = subprocess.Popen(
                 [*command, json.dumps(sys.path)],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        self._control = ours
+        self._control, self._server = ours, server
         ours.settimeout(START_TIMEOUT_S)
         _packet(ours)
-        return ours
+        return ours, server
 
     def _stop_server(self) -> None:
         """Close the control socket, on which the server exits and takes its workers with it."""
