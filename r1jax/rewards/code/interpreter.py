@@ -42,6 +42,7 @@ _HIDDEN = ("/tmp/", "/dev/", "/proc/")
 
 _PREPARE = """
 import marshal, sys
+open(sys.argv[1], "rb").close()  # setpriv could start what its new user may not read
 sources = marshal.loads(sys.stdin.buffer.read())
 bundle = marshal.dumps([(n, compile(s, n, "exec", dont_inherit=True)) for n, s in sources])
 sys.stdout.buffer.write(marshal.dumps((sys.base_prefix, bundle)))
@@ -97,16 +98,13 @@ def _prepare(path: str) -> Interpreter | None:
     with users.spare_uid() as uid:
         try:
             done = subprocess.run(
-                [path, *FLAGS, "-c", _PREPARE],
+                users.command_as(uid, [path, *FLAGS, "-c", _PREPARE, path]),
                 input=marshal.dumps(sources),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env=ENVIRON,
                 cwd="/",
                 check=True,
-                user=uid,
-                group=uid,
-                extra_groups=users.no_groups(uid),
             )
         except (OSError, subprocess.CalledProcessError):
             return None

@@ -1,4 +1,4 @@
-"""`run_tests`: one program against its tests. `run_batch`: many, on all cores but one."""
+"""`run_tests`: one program against its tests. `run_batch`: many, several at a time."""
 
 import concurrent.futures
 import contextlib
@@ -201,15 +201,14 @@ class _Compiled:
 
     def __init__(self, sandbox: Sandbox):
         self._sandbox = sandbox
-        self._binary: bytes | None = None
+        self._compiled: Outcome | None = None
 
     def run(self, case: Case, limits: Limits) -> Outcome:
-        if self._binary is None:
-            outcome = self._compile(case.program)
-            if outcome.end != "exit" or outcome.code != 0 or not outcome.fetched:
-                return dataclasses.replace(outcome, end="compile")
-            self._binary = outcome.fetched
-        files = {"main": self._binary}
+        if self._compiled is None:
+            self._compiled = self._compile(case.program)
+        if self._compiled.end != "exit":
+            return self._compiled
+        files = {"main": self._compiled.fetched}
         run = Case("exec", stdin=case.stdin, argv=("./main",), files=files, environ=case.environ)
         return self._sandbox.run(run, limits)
 
@@ -223,7 +222,9 @@ class _Compiled:
             files={"main.cpp": source},
             fetch="main",
         )
-        return self._sandbox.run(case, _COMPILE_LIMITS)
+        outcome = self._sandbox.run(case, _COMPILE_LIMITS)
+        done = outcome.end == "exit" and outcome.code == 0 and outcome.fetched
+        return outcome if done else dataclasses.replace(outcome, end="compile")
 
 
 def _sum_up(judgements: list[Judgement], checks: list[Check], seconds: float) -> CodeVerdict:

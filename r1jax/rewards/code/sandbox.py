@@ -41,7 +41,7 @@ class SandboxError(Exception):
     """The machine failed, not the program."""
 
 
-class SandboxKilled(Exception):
+class SandboxKilled(SandboxError):
     """The sandbox died while a program ran in it: the program's doing."""
 
 
@@ -161,7 +161,7 @@ class Sandbox:
             if self._level == 3:
                 command = [*_bubblewrap(_readable(python), self._tmpfs_mb), *command]
             self._process = subprocess.Popen(
-                command,
+                users.command_as(uid, command),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -169,9 +169,6 @@ class Sandbox:
                 env=interpreter.ENVIRON,
                 cwd="/",
                 start_new_session=True,
-                user=uid,
-                group=uid,
-                extra_groups=users.no_groups(uid),
             )
             os.set_blocking(self._stdout, False)
             frames.write_all(self._stdin, python.boot_message)
