@@ -29,7 +29,7 @@ def train(workdir, name: str, *flags: str) -> tuple[dict, dict]:
 def test_accuracy_and_length_rise_together(tmp_path, name, seed):
     before, after = train(tmp_path, name, f"--config.seed={seed}")
     assert before["greedy_accuracy"] < 0.2
-    assert before["accuracy"] < 0.22
+    assert before["accuracy"] < 0.2
     assert before["mean_length"] < 6.5
     assert after["accuracy"] >= 0.97
     assert after["greedy_accuracy"] >= 0.97
