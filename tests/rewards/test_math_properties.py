@@ -81,13 +81,13 @@ def check_unequal(data):
     assert math.verify(pred, gold).correct is not True, (gold, pred)
 
 
-@settings(max_examples=150, **RELAXED)
+@settings(max_examples=80, **RELAXED)
 @given(data=st.data())
 def test_identities_keep_the_verdict(data):
     check_equal(data)
 
 
-@settings(max_examples=150, **RELAXED)
+@settings(max_examples=80, **RELAXED)
 @given(data=st.data())
 def test_perturbations_are_seen(data):
     check_unequal(data)
@@ -113,7 +113,8 @@ PIECES = r"""
     \end{pmatrix} \overline{3} \infty \pi e i x n 0 1 2 10 0.5 1,000 99999999999 \circ \mathbb{R}
     \emptyset <answer> </answer> </think> answer is #### ** 答案是 三分之二 万 元 ½ ² √ × ∞ ° A (B)
     and or \ldots \dot \binom \lim_{x\to0} \vec \pmod \det \lfloor \rceil \over \choose \mathbf{i}
-    \% \$ . ... \, \! ~ \displaystyle \operatorname{lcm} km/h 3:45 p.m. \begin{cases} \end{cases} 上午 for all
+    \% \$ . ... \, \! ~ \displaystyle \operatorname{lcm} km/h 3:45 p.m. \begin{cases}
+    \end{cases} 上午 for all
 """
 FRAGMENTS = st.sampled_from(PIECES.split())
 soups = st.lists(FRAGMENTS, max_size=30).flatmap(
@@ -130,7 +131,7 @@ def check_total(response, gold):
     math.lint_gold(gold)
 
 
-@settings(max_examples=300, **RELAXED)
+@settings(max_examples=200, **RELAXED)
 @given(response=anything, gold=anything)
 def test_every_string_has_a_verdict(response, gold):
     check_total(response, gold)

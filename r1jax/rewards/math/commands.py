@@ -229,6 +229,8 @@ def _make_environment(name: str, rows: tuple[tuple[Node, ...], ...]) -> Node:
         return Seq("list", tuple(row[0] for row in rows))
     if name == "cases":
         return Call("cases", tuple(Seq("tuple", row) for row in rows))
+    if name not in _MATRICES and len(rows) == len(rows[0]) == 1:
+        return rows[0][0]
     if len({len(row) for row in rows}) != 1:
         raise Unparsable("ragged matrix")
     if name not in _MATRICES:

@@ -22,7 +22,8 @@ MAX_BOXES = 100
 
 _ASCII_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
 _MARKERS = (
-    "answer is", "answers are", "answer:", "answer：", "answer =", "answer**",
+    "answer is", "answers are", "answer:", "answer：", "answer =", "answer**", "answer*:", "answer_:",
+    "ans:", "ans =", "i choose", "we choose", "【答案】",
     "answer to the question is", "answer must be",
     "answer should be", "answer would be", "answer will be", "answers:", "final answer",
     "solution is:", "the result is",
@@ -42,7 +43,7 @@ _JOINT = re.compile(
 _PARTED = re.compile(r"[,;、，；&]|and|or|和|或|以及|\\l(?:and|or)")
 _BARE_BOX = re.compile(r"\s*(\\[A-Za-z]+|-?\d[\d.,]*|\w)")
 _SENTENCE_END = re.compile(
-    r"(?<![ap]\.m)(?<!\s[ap])\.(?=\s|$|\*)|[。\n]|!(?=\s)|<|\s(?:\(|since|because|as)\s"
+    r"(?<![ap]\.m)(?<!\s[ap])\.(?=\s|$|\*)|[。\n]|!(?=\s)|<|\s(?:\(|since|because|as)\s|,\s+(?:not|which|since|because)\s"
 )
 _LEAD = re.compile(
     r"(?:[\s*:：=_]|(?:therefore|thus|hence|simply|just|given by"
@@ -54,7 +55,7 @@ _DELIMITED = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]"
 _JOINED_MATH = re.compile(r"\s*(?:,|and|or|,\s*and|和|或|、)\s*")
 _BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*")
 _NUMBER = re.compile(r"[-−]?(?:\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+)?|\.\d+)\s*(?:\\?%)?")
-_COPULA = re.compile(r"\s(?:is|are|equals|was|be|est|es|=)\s|[=:：]|[是为]")
+_COPULA = re.compile(r"\s(?:is|are|equals|was|be|est|es|=)\s|=|[:：](?=\s)|[是为]")
 _NEGATION = re.compile(r"\b(?:not|never|n't|cannot)\b|不是|不为|并非")
 _HAN_SENTENCE = re.compile(r"[\u4e00-\u9fff]{2}[^，。]*[，。].*[\u4e00-\u9fff]{2}", re.DOTALL)
 
@@ -217,13 +218,26 @@ def _leading_formulas(text: str) -> str:
 
 def _last_mention(text: str) -> list[str]:
     """The last formula, bold text or number, whichever ends last."""
-    best: tuple[int, str] | None = None
-    for pattern in (_DELIMITED, _BOLD, _NUMBER):
+    formulas = _last_formulas(text)
+    best = formulas
+    for pattern in (_BOLD, _NUMBER):
         last = max(pattern.finditer(text), key=lambda match: match.end(), default=None)
         if last and (best is None or last.end() > best[0]):
             groups = [g for g in last.groups() if g is not None]
             best = last.end(), groups[0] if groups else last.group()
     return [best[1].strip()] if best else []
+
+
+def _last_formulas(text: str) -> tuple[int, str] | None:
+    """End and content of the last formula, with those that "and" or a comma joins to it."""
+    found = list(_DELIMITED.finditer(text))
+    if not found:
+        return None
+    first = len(found) - 1
+    while first and _JOINED_MATH.fullmatch(text[found[first - 1].end() : found[first].start()]):
+        first -= 1
+    contents = [next(g for g in match.groups() if g is not None) for match in found[first:]]
+    return found[-1].end(), ", ".join(contents)
 
 
 def _bare(text: str) -> Extraction:
@@ -233,14 +247,16 @@ def _bare(text: str) -> Extraction:
     if not _is_prose(tail) and "**" not in tail:
         return Extraction("bare", tuple(candidates))
     mention = _last_mention(tail)
-    pieces = list(_COPULA.finditer(tail))
+    masked = _DELIMITED.sub(lambda formula: "x" * len(formula.group()), tail)
+    pieces = list(_COPULA.finditer(masked))
     if pieces and not _NEGATION.search(tail):
-        mention.append(tail[pieces[-1].end() :])
+        mention.insert(0, tail[pieces[-1].end() :])
     ordered = (*mention, *candidates) if _HAN_SENTENCE.search(tail) else (*candidates, *mention)
     return Extraction("prose", ordered)
 
 
 def _is_prose(text: str) -> bool:
-    """At least three words, or Chinese sentences: something that a bare answer would not be."""
+    """Three words, two with a full stop, or Chinese sentences: what a bare answer would not be."""
     words = [w for w in text.split() if w.strip(".,:;!?()*").isalpha()]
-    return len(words) >= 3 or any(mark in text for mark in "。，因")
+    ended = text.rstrip().endswith(".") and len(words) >= 2
+    return ended or len(words) >= 3 or any(mark in text for mark in "。，因")

@@ -108,7 +108,7 @@ def choose_reading(found: Extraction, wanted: Answer) -> Answer:
     )
     for reading in readings:
         if worded and (
-            words.same_words(reading.plain, wanted.plain)
+            words.same_words(wanted.plain, reading.plain)
             or words.leading_choice(reading.text)
             or words.choice_letters(reading.text)
         ):

@@ -151,6 +151,8 @@ class Scanner:
             if self.text.startswith(op, self.pos):
                 if op == "...":
                     return self._emit("sym", "...", 3)
+                if op == "!=" and self.tokens and self.tokens[-1].kind == "num":
+                    op = "!"  # 4!=24 is a factorial, x!=4 is not
                 return self._emit("op", _SAME.get(op, op), len(op))
         raise Unparsable(f"unknown character {self.text[self.pos]!r}")
 
