@@ -35,9 +35,7 @@ def helpfulness(
     return [without_summary if text is None else next(scored) for _, text in pairs]
 
 
-def safety(
-    score: Scorer, prompts: Sequence[str], responses: Sequence[str]
-) -> list[float | None]:
+def safety(score: Scorer, prompts: Sequence[str], responses: Sequence[str]) -> list[float | None]:
     """Scores of the whole responses, reasoning included."""
     return _scores(score, list(zip(prompts, responses, strict=True)))
 

@@ -1,7 +1,7 @@
 """Length rewards: the printed numbers, bounds, monotony, clipping."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r1jax.rewards import length
@@ -17,6 +17,7 @@ def test_soft_overlong_of_dapo(n_tokens, reward):
     assert length.soft_overlong(n_tokens, 20_480, 4096) == reward
 
 
+@settings(deadline=None)
 @given(LENGTHS, LENGTHS, st.integers(1, 50_000), st.data())
 def test_soft_overlong_falls_with_length_within_bounds(a, b, max_len, data):
     cache = data.draw(st.integers(0, max_len))
@@ -48,6 +49,7 @@ def test_cosine_at_its_corners(n_tokens, correct, reward):
     assert length.cosine(n_tokens, 1000, correct) == pytest.approx(reward)
 
 
+@settings(deadline=None)
 @given(LENGTHS, LENGTHS, st.integers(1, 50_000))
 def test_cosine_is_monotonic_and_clipped(a, b, max_len):
     low, high = sorted((a, b))
@@ -70,6 +72,7 @@ def test_kimi_needs_two_lengths():
         length.kimi([7], [])
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(LENGTHS, st.booleans()), min_size=1))
 def test_kimi_never_pays_a_wrong_answer_and_prefers_the_shorter(group):
     lengths, correct = [list(column) for column in zip(*group, strict=True)]
