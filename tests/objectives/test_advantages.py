@@ -55,13 +55,12 @@ def test_invalid_samples_are_as_if_absent(compute):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("samples", [1, 3, 7])
-@pytest.mark.parametrize("reward", [0.1, 1 / 3, 0.0, -7.7])
-def test_flat_groups_get_exactly_zero(reward, samples, dtype):
-    rewards = jnp.full((2, samples), reward, dtype)
+@pytest.mark.parametrize("samples", [1, 7])
+def test_flat_groups_get_exactly_zero(samples, dtype):
+    rewards = jnp.repeat(jnp.array([[0.1], [1 / 3], [0.0], [-7.7]], dtype), samples, axis=1)
     for compute in [advantages.group_normalized, advantages.rloo, advantages.max_rl]:
         assert not compute(rewards).any()
-    assert not advantages.group_normalized(rewards, valid=jnp.zeros((2, samples), bool)).any()
+    assert not advantages.group_normalized(rewards, valid=rewards > 1e9).any()
 
 
 def test_rloo_is_leave_one_out():
