@@ -14,16 +14,32 @@ from ml_collections import ConfigDict
 def get_config():
     config = ConfigDict()
     config.name = "r1_zero_tiny"
-    config.model = {"layers": 2, "width": 64, "heads": 4, "kv_heads": 4, "head_dim": 16, "ffn": 128}
-    config.model.qk_norm = True
+    config.model = {
+        "layers": 2,
+        "width": 64,
+        "heads": 4,
+        "kv_heads": 4,
+        "head_dim": 16,
+        "ffn": 128,
+        "qk_norm": True,
+    }
     config.data = {"task": "running_sum", "max_prompt_tokens": 9}
     config.pretrain = {"steps": 1200, "reasoning_share": 0.07}
-    config.rl = {"steps": 60, "prompts_per_step": 64, "samples_per_prompt": 16}
-    config.rl.updates_per_step = 2
+    config.rl = {
+        "steps": 60,
+        "prompts_per_step": 64,
+        "samples_per_prompt": 16,
+        "updates_per_step": 2,
+    }
     # GRPO as printed: the mean over each response first, k3 KL to the base in the loss, with
     # R1-Zero's 0.001 (arXiv 2501.12948); its clip range is not printed, 0.2 is the usual one.
-    config.objective = {"aggregation": "sequence_mean", "clip_low": 0.2, "clip_high": 0.2}
-    config.objective.update(kl="k3", kl_coef=0.001)
+    config.objective = {
+        "aggregation": "sequence_mean",
+        "clip_low": 0.2,
+        "clip_high": 0.2,
+        "kl": "k3",
+        "kl_coef": 0.001,
+    }
     config.sampling = {"max_tokens": 16}
     config.optim = {"lr": 2e-4}
     config.batch = {"tokens_per_device": 1024}
