@@ -124,7 +124,7 @@ def test_rounding_of_running_sums_cannot_reach_a_place_without_mass():
     assert (mass[places] > 0).all()
 
 
-@pytest.mark.parametrize("kind", ["random", "ties", "holes", "flat", "one", "outlier"])
+@pytest.mark.parametrize("kind", ["random", "ties", "holes", "flat", "one", "outlier", "close"])
 @pytest.mark.parametrize("top_p", [1.0, 0.9, 0.3, 1e-6])
 @pytest.mark.parametrize("top_k", [0, 1, 5, 1000])
 def test_filters_equal_sorting(kind, top_k, top_p):
@@ -141,10 +141,22 @@ def test_filters_equal_sorting(kind, top_k, top_p):
         logits[:, 1:] = -np.inf
     elif kind == "outlier":
         logits[:, :3] = -1e30
+    elif kind == "close":  # neighbouring floats, and one far away
+        logits = np.float32(1) + rng.permuted(np.tile(np.arange(100), (32, 1)), axis=1) * 2**-23
+        logits = np.where(np.arange(100) == 7, -1e9, logits).astype(np.float32)
     out = np.asarray(filter_logits(logits, make_arrays(top_k=top_k, top_p=top_p)))
     wanted = np.array([filter_by_sorting(row, top_k, top_p) for row in logits])
     np.testing.assert_array_equal(np.isfinite(out), wanted)
     np.testing.assert_array_equal(out[wanted], logits[wanted])
+
+
+def test_a_mass_reached_exactly_is_enough():
+    """Probabilities 1/2, 1/4, ...: top_p = 1 - 2^-n keeps n tokens, however sums are rounded."""
+    shifts = np.random.default_rng(0).normal(size=(64, 1))
+    logits = (np.log(0.5) * np.array([1, 2, 3, 4, 5, 6, 7, 7]) + shifts).astype(np.float32)
+    for count in range(1, 6):
+        kept = np.isfinite(filter_logits(logits, make_arrays(top_p=1 - 0.5**count)))
+        np.testing.assert_array_equal(kept, np.tile(np.arange(8) < count, (64, 1)))
 
 
 def test_greedy_takes_the_best_token_and_reports_temperature_one():
