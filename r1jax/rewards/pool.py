@@ -30,6 +30,7 @@ from typing import Any
 from r1jax.rewards.pool_worker import send_message, take_message
 
 START_TIMEOUT_S = 60.0
+MAX_CACHED_KEY = 8192  # characters; the cache is bounded in entries and so in bytes
 _BOOT = (
     "import sys, json; sys.path[:] = json.loads(sys.argv.pop()); "
     "from r1jax.rewards.pool_worker import main; main()"
@@ -263,7 +264,7 @@ class Pool:
         with self._changed:
             self.counters[outcome.status] += 1
             self.queue_seconds += outcome.queue_seconds
-            if outcome.status == "ok":
+            if outcome.status == "ok" and len(key) <= MAX_CACHED_KEY:
                 self._cache[key] = outcome
                 if len(self._cache) > self.cache_size:
                     self._cache.popitem(last=False)

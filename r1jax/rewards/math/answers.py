@@ -55,11 +55,15 @@ class Answer:
     error: str = ""
 
 
-@lru_cache(maxsize=4096)
 def parse(text: str) -> Answer:
     """Read one answer; never raises."""
     if len(text) > MAX_ANSWER:
         return Answer(text.strip(), "", (), "answer too long")
+    return _parse(text)
+
+
+@lru_cache(maxsize=4096)
+def _parse(text: str) -> Answer:
     cleaned = unwrap(to_ascii(text))
     if _ARROW.search(cleaned):
         cleaned = unwrap(_ARROW.split(cleaned)[-1])

@@ -22,16 +22,14 @@ MAX_BOXES = 100
 
 _ASCII_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
 _MARKERS = (
-    "answer is", "answers are", "answer:", "answer：", "answer =", "answer**", "answer*:", "answer_:",
-    "ans:", "ans =", "i choose", "we choose", "【答案】",
-    "answer to the question is", "answer must be",
-    "answer should be", "answer would be", "answer will be", "answers:", "final answer",
-    "solution is:", "the result is",
-    "答案是", "答案为", "答案：", "答案:", "答案", "故选", "应选", "因此选", "所以选", "故答案为",
-    "réponse est", "réponse :",
-    "réponse:", "respuesta es",
-    "respuesta:", "antwort ist", "antwort:", "lautet", "risposta è", "resposta é", "resposta:",
-    "ответ:", "答えは", "정답은", "答：", "答:",
+    "answer is", "answers are", "answer:", "answers:", "answer：", "answer =", "answer**",
+    "answer*:", "answer_:", "answer to the question is", "answer must be", "answer should be",
+    "answer would be", "answer will be", "final answer", "ans:", "ans =", "solution is:",
+    "the result is", "i choose", "we choose",
+    "答案是", "答案为", "答案：", "答案:", "答案", "【答案】", "答：", "答:", "故答案为",
+    "故选", "应选", "因此选", "所以选",
+    "réponse est", "réponse :", "réponse:", "respuesta es", "respuesta:", "antwort ist", "antwort:",
+    "lautet", "risposta è", "resposta é", "resposta:", "ответ:", "答えは", "정답은",
 )  # fmt: skip
 _BOX_COMMANDS = ("\\boxed", "\\fbox", "\\framebox")
 _JOINT = re.compile(

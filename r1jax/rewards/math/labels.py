@@ -48,6 +48,13 @@ def is_label(node: Node) -> bool:
     return _names_a_figure(node)
 
 
+def is_named_total(node: Node) -> bool:
+    """m + n or abc: what such questions ask for, where the answer repeats it."""
+    if not isinstance(node, Call) or node.name not in ("+", "*") or len(node.args) > 4:
+        return False
+    return len(set(node.args)) == len(node.args) and all(isinstance(a, Sym) for a in node.args)
+
+
 def _is_differential(node: Node) -> bool:
     return (
         isinstance(node, Call)

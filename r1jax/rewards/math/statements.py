@@ -11,6 +11,7 @@ from r1jax.rewards.math.equations import (
 )
 from r1jax.rewards.math.labels import (
     argument_name,
+    is_named_total,
     labels_agree,
     rename,
     split_label,
@@ -114,7 +115,7 @@ def match_labels(gold: Node, pred: Node, c: Comparer) -> bool | None:
         return None
     (gold_label, gold_value), (pred_label, pred_value) = split_label(gold), split_label(pred)
     if gold_label is None and pred_label is None:
-        return None
+        return _match_total(gold, pred, c)
     if gold_label is None or pred_label is None:
         other, value = (gold, pred_value) if gold_label is None else (pred, gold_value)
         if isinstance(other, Chain):
@@ -131,6 +132,13 @@ def match_labels(gold: Node, pred: Node, c: Comparer) -> bool | None:
             pred_value = rename(pred_value, names[1], names[0])
         return c.equal(gold_value, pred_value)
     return None
+
+
+def _match_total(gold: Node, pred: Node, c: Comparer) -> bool | None:
+    """m + n = 113 for a gold of 113; a gold that is an equation is not answered by its right side."""
+    if not isinstance(pred, Chain) or pred.ops != ("=",) or not isinstance(gold, Num):
+        return None
+    return c.equal(gold, pred.terms[1]) if is_named_total(pred.terms[0]) else None
 
 
 def match_regions(gold: Node, pred: Node, c: Comparer) -> bool | None:
