@@ -55,7 +55,7 @@ def train_rl(session: Session, base_params: Params) -> TrainState:
     optimizer = make_optimizer(config.optim, config.rl.steps * config.rl.updates_per_step)
     checkpoints = session.checkpoints(PHASE)
     step, state, books = start_or_resume(session, checkpoints, optimizer, base_params)
-    reference = base_params if config.objective.kl != "none" else None
+    reference = base_params if config.objective.needs_reference else None
     shape = minibatch_shape(setup)
     update = make_rl_update(setup, optimizer)
     log = StepLog(session, books, step)

@@ -110,7 +110,7 @@ def make_policy_loss(
             advantages=micro.advantages,
             mask=micro.mask,
             segment_ids=micro.segment_ids,
-            logp_ref=None if objective.kl == "none" else micro.logp_ref,
+            logp_ref=micro.logp_ref if objective.needs_reference else None,
             logp_behavior=micro.logp_behavior,
             entropy=entropy,
             weights=weights,
