@@ -167,13 +167,13 @@ def _judge_choice(gold: Answer, pred: Answer) -> bool | None:
     if wanted is not None:
         given = words.choice_letters(pred.text) or (leading[0] if leading else None)
         return words.same_choices(wanted, given) if given else None
+    labelled = words.leading_choice(gold.text)
+    if labelled and labelled[1]:
+        given = words.choice_letters(pred.text) or (leading[0] if leading else None)
+        return given == labelled[0] if given else judge(parse(labelled[1]), pred, Budget())[0]
     if leading and leading[1]:
         rest = parse(leading[1])
         return judge(gold, rest, Budget())[0] or None
-    labelled = words.leading_choice(gold.text)
-    if labelled and labelled[1]:
-        given = words.choice_letters(pred.text)
-        return given == labelled[0] if given else judge(parse(labelled[1]), pred, Budget())[0]
     return None
 
 

@@ -49,10 +49,11 @@ def is_label(node: Node) -> bool:
 
 
 def is_named_total(node: Node) -> bool:
-    """m + n or abc: what such questions ask for, where the answer repeats it."""
+    """m + n or abc, as questions ask for it. In x, y and z it may as well be a curve's equation."""
     if not isinstance(node, Call) or node.name not in ("+", "*") or len(node.args) > 4:
         return False
-    return len(set(node.args)) == len(node.args) and all(isinstance(a, Sym) for a in node.args)
+    names = [arg.name for arg in node.args if isinstance(arg, Sym) and arg.name not in "xyz"]
+    return len(set(names)) == len(node.args)
 
 
 def _is_differential(node: Node) -> bool:

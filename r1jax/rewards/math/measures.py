@@ -111,7 +111,7 @@ def match_ratios(gold: Node, pred: Node, c: Comparer) -> bool | None:
     parts = [node.parts if isinstance(node, Ratio) else (node, number(1)) for node in (gold, pred)]
     if len(parts[0]) != len(parts[1]):
         return False
-    if any(DOTS in p for p in parts):
+    if any(DOTS in p or number(0) in p for p in parts):
         return items_match(list(parts[0]), list(parts[1]), True, c)
     first = [p[0] for p in parts]
     return all(
@@ -135,6 +135,8 @@ def match_quantities(gold: Node, pred: Node, c: Comparer) -> bool | None:
     """Convertible units are converted; a missing unit is forgiven, a different dimension is not."""
     if not (isinstance(gold, Quantity) or isinstance(pred, Quantity)):
         return None
+    if _marked(gold, "%") or _marked(pred, "%"):
+        return False
     (a, unit_a), (b, unit_b) = _measured(gold), _measured(pred)
     if not units.compatible(unit_a, unit_b):
         return False

@@ -204,7 +204,23 @@ def walk(node: Node) -> Iterator[Node]:
 
 
 def free_symbols(node: Node) -> frozenset[str]:
-    """Variable names; constants, number sets and bound variables are not free."""
-    names = {n.name for n in walk(node) if isinstance(n, Sym)}
-    bound = {n.var for n in walk(node) if isinstance(n, Bound) and n.kind != "diff"}
+    """Variable names; not constants, number sets, bound variables or names of functions."""
+    names: set[str] = set()
+    bound: set[str] = set()
+    stack = [node]
+    while stack:
+        top = stack.pop()
+        if isinstance(top, Sym):
+            names.add(top.name)
+        elif isinstance(top, Bound) and top.kind != "diff":
+            bound.add(top.var)
+        stack.extend(_arguments(top))
     return frozenset(n for n in names - bound if n not in CONSTANTS and not n.startswith("set:"))
+
+
+def _arguments(node: Node) -> tuple[Node, ...]:
+    """The children that hold values: f(x) has x, and a_n has n."""
+    if isinstance(node, Call) and node.name == "apply" and isinstance(node.args[0], Sym):
+        subscripted = node.args[0].name == "_" and isinstance(node.args[1], Sym)
+        return node.args[2:] if subscripted else node.args[1:]
+    return children(node)

@@ -99,7 +99,7 @@ class Parser(Cursor):
             return total
         if all(isinstance(item, Chain) for item in items) and separators in ({"or"}, {"and"}):
             return Call(separators.pop(), tuple(items))
-        return Seq("list", tuple(items))
+        return Seq("set" if "or" in separators else "list", tuple(items))
 
     def at_separator(self) -> bool:
         """A comma and its kin; outside matrices a line break parts answers too."""

@@ -170,7 +170,10 @@ def sample_points(*nodes: Node) -> Iterator[dict[str, Fraction]]:
         yield {}
         return
     for index in range(POINTS):
-        yield {name: _sample(name, index, name in whole) for name in names}
+        # common factors, lest every greatest common divisor be one
+        scale = index + 1 if index % 2 and whole else 1
+        point = {name: _sample(name, index, name in whole) for name in names}
+        yield {name: value * scale if name in whole else value for name, value in point.items()}
 
 
 def _sample(name: str, index: int, whole: bool) -> Fraction:

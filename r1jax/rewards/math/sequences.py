@@ -35,23 +35,28 @@ class _Items:
     statements: list[Node]  # the items with their labels on
 
     @property
-    def labelled(self) -> bool:
-        """Every item has a label of its own."""
-        return (
-            None not in self.labels and len({str(x) for x in self.labels}) == len(self.labels) > 1
-        )
+    def named(self) -> bool:
+        """Every item has a label of its own, as x = 1, y = 2; x₁ and x₂ are numbers of roots."""
+        names = {_plain_label(label) for label in self.labels}
+        return None not in names and len(names) == len(self.labels) > 1
 
     @property
-    def numbered_roots(self) -> bool:
-        """x₁ = …, x₂ = …: which root is called which means nothing."""
-        root = (Sym("_"), Sym("x"))
-        return all(isinstance(label, Call) and label.args[:2] == root for label in self.labels)
+    def alternatives(self) -> bool:
+        """All items have one label, as x = 1 or x = 2."""
+        names = {_plain_label(label) for label in self.labels}
+        return None not in names and len(names) == 1 < len(self.labels)
+
+
+def _plain_label(label: Node | None) -> Node | None:
+    """x for x₁: which root is called which means nothing."""
+    indexed = isinstance(label, Call) and label.args[:2] == (Sym("_"), Sym("x"))
+    return Sym("x") if indexed else label
 
 
 def _as_items(node: Node) -> _Items | None:
     if pairs := tuple_assignment(node):
         values = [value for _, value in pairs]
-        return _Items(True, [label for label, _ in pairs], values, "list", values)
+        return _Items(True, [label for label, _ in pairs], values, "tuple", values)
     label, value = split_label(node)
     if label is not None:
         return _as_items(value)
@@ -128,30 +133,39 @@ def match_collections(gold: Node, pred: Node, c: Comparer) -> bool | None:
 
 
 def _sequences_equal(a: _Items, b: _Items, c: Comparer) -> bool:
-    kinds = {a.kind, b.kind}
-    if "set" in kinds and kinds & {"tuple", "bracket", "vector"}:
+    if (_is_setlike(a) and _is_pointlike(b)) or (_is_setlike(b) and _is_pointlike(a)):
         return False
-    if len(a.values) == len(b.values) == 2 and kinds & {"bracket"} and kinds != {"bracket"}:
+    kinds = {a.kind, b.kind}
+    if len(a.values) == len(b.values) == 2 and "bracket" in kinds and kinds != {"bracket"}:
         return False  # [1, 2] is an interval to some and (1, 2) or 1, 2 is not
-    if a.labelled and b.labelled:
-        return _labelled_equal(a, b, c)
+    if a.named and b.named:
+        return _named_equal(a, b, c)
     left, right = a.values, b.values
-    if any(isinstance(value, Chain) for value in (*left, *right)):  # equations, not labelled values
+    if any(isinstance(value, Chain) for value in (*left, *right)):  # equations, not named values
         left, right = a.statements, b.statements
-    ordered = a.ordered or b.ordered or (a.labelled and not a.numbered_roots)
+    ordered = a.ordered or b.ordered or a.named or b.named
     if not ordered:
         left, right = _distinct(left, c), _distinct(right, c)
     return items_match(left, right, ordered, c)
 
 
-def _labelled_equal(a: _Items, b: _Items, c: Comparer) -> bool:
+def _is_setlike(items: _Items) -> bool:
+    return items.kind == "set" or items.alternatives
+
+
+def _is_pointlike(items: _Items) -> bool:
+    """Values that belong together: a tuple, or one value for each of several names."""
+    return items.kind in ("tuple", "bracket", "vector") or items.named
+
+
+def _named_equal(a: _Items, b: _Items, c: Comparer) -> bool:
     if len(a.values) != len(b.values):
         return False
-    theirs = {str(label): value for label, value in zip(b.labels, b.values, strict=True)}
-    for label, value in zip(a.labels, a.values, strict=True):
-        if str(label) not in theirs or not c.tolerant(value, theirs[str(label)]):
-            return False
-    return True
+    theirs = dict(zip(b.labels, b.values, strict=True))
+    return all(
+        label in theirs and c.tolerant(value, theirs[label])
+        for label, value in zip(a.labels, a.values, strict=True)
+    )
 
 
 def items_match(left: list[Node], right: list[Node], ordered: bool, c: Comparer) -> bool:

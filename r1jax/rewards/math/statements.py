@@ -135,7 +135,7 @@ def match_labels(gold: Node, pred: Node, c: Comparer) -> bool | None:
 
 
 def _match_total(gold: Node, pred: Node, c: Comparer) -> bool | None:
-    """m + n = 113 for a gold of 113; a gold that is an equation is not answered by its right side."""
+    """m + n = 113 for a gold of 113; a gold that is an equation is more than its right side."""
     if not isinstance(pred, Chain) or pred.ops != ("=",) or not isinstance(gold, Num):
         return None
     return c.equal(gold, pred.terms[1]) if is_named_total(pred.terms[0]) else None
