@@ -166,6 +166,3 @@ def integer_text(text: str) -> str | None:
         return None
     digits = digits.lstrip("0")
     return sign + digits if digits else "0"
-
-
-__all__ = ["MAX_ANSWER", "Answer", "integer_text", "parse"]

@@ -13,7 +13,6 @@ from r1jax.rewards.math.nodes import (
     Node,
     Num,
     Sym,
-    TooCostly,
     Undefined,
     free_symbols,
     negate,
@@ -124,13 +123,3 @@ def normal_direction(chain: Chain) -> Chain:
 
 def is_symmetric(op: str) -> bool:
     return op in _SYMMETRIC
-
-
-__all__ = [
-    "TooCostly",
-    "equations_equal",
-    "inequalities_equal",
-    "is_symmetric",
-    "normal_direction",
-    "substitute",
-]

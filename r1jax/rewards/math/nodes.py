@@ -155,10 +155,8 @@ Node = _Scalar | _Shape
 
 ZERO = Num(Fraction(0))
 ONE = Num(Fraction(1))
-INFINITY = Sym("inf")
 DOTS = Sym("...")
 CONSTANTS = frozenset({"pi", "e", "i", "inf"})
-NUMBER_SETS = frozenset({"R", "Z", "N", "Q", "C"})
 
 
 def number(value: int | Fraction) -> Num:

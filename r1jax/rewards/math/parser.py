@@ -55,7 +55,6 @@ from r1jax.rewards.math.vocabulary import names
 
 MAX_DEPTH = 120
 
-
 RELATIONS = names("= < > <= >= != ≈ in notin ≡ ~ ≅ ∥ ⊥ ⊂ ⊆ -> ∝")
 _FLIP_NOT = {"=": "!=", "in": "notin", "≡": "!="}
 _INFIX = (
@@ -78,6 +77,8 @@ _NUMBER_SETS = frozenset(Sym(f"set:{name}") for name in "RZNQ")
 
 
 class Parser(Cursor):
+    """Operators, lists and what they bind; brackets, commands, words and units are in modules."""
+
     def answer(self) -> Node:
         node = self.sequence()
         if not self.at("end"):
