@@ -420,7 +420,4 @@ class Parser(Cursor):
 
 def parse_expression(text: str, *, split_commas: bool = False) -> Node:
     """The node that the text denotes, or `Unparsable`."""
-    try:
-        return Parser(tokenize(text, split_commas=split_commas)).answer()
-    except RecursionError:  # a caller's own stack may be nearly full
-        raise Unparsable("nested too deeply") from None
+    return Parser(tokenize(text, split_commas=split_commas)).answer()
