@@ -86,7 +86,7 @@ def score(answer: str, item: Mapping[str, Any]) -> float:
 def evaluate(text: str, *, target: int | None = None) -> tuple[Fraction, list[int]] | None:
     """(exact value, numbers used) of a sum with + - * / and brackets, or None.
 
-    `= target` may follow. No signs, powers, decimals or calls: nothing but what the game allows.
+    `= target` may follow. No powers, decimals or calls: nothing but what the game allows.
     """
     for spelling, plain in _SPELLINGS:
         text = text.replace(spelling, plain)
@@ -113,7 +113,12 @@ Read = tuple[Fraction, int] | None  # a value and the place behind it
 
 
 def _sum(tokens: Sequence[str], place: int, used: list[int]) -> Read:
-    read = _product(tokens, place, used)
+    # A sign may open a sum ("-6 + 10"). With positive numbers it reaches nothing that subtraction
+    # does not, so no rule of the game is bent.
+    signed = place < len(tokens) and tokens[place] == "-"
+    read = _product(tokens, place + signed, used)
+    if read is not None and signed:
+        read = -read[0], read[1]
     while read is not None and read[1] < len(tokens) and tokens[read[1]] in "+-":
         left, place = read
         right = _product(tokens, place + 1, used)
