@@ -109,6 +109,8 @@ class Checkpoints:
             for step in reversed(self.steps()):
                 try:
                     state, run = self._read(step, like)
+                except (MemoryError, jax.errors.JaxRuntimeError):
+                    raise  # the machine's trouble, not the file's
                 # What a broken file makes orbax, tensorstore, json and asyncio raise has no common
                 # type narrower than this.
                 except Exception as error:  # noqa: BLE001

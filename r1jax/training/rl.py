@@ -270,23 +270,17 @@ def update_metrics(updates: list[Stats]) -> dict[str, float]:
 
     The sampler/trainer gap is the first update's: later ones compare with a policy that has moved.
     """
-    names = {"loss": "loss", "policy_loss": "policy_loss", "grad_norm": "grad_norm"}
-    names |= {"entropy": "entropy", "kl": "kl", "ratio": "ratio", "approx_kl": "approx_kl"}
-    names |= {f"clip_ratio/{side}_mean": f"clip_ratio/{side}_mean" for side in _CLIP_SIDES}
-    metrics = {
-        shown_name: float(np.mean([stats[name] for stats in updates]))
-        for name, shown_name in names.items()
-        if name in updates[0]
-    }
     first = updates[0]
+    own = {"tokens", "logp_gap", "logp_gap_max"}  # told apart from the objective's statistics
+    metrics = {}
+    for name in [name for name in first if name not in own]:
+        combine = np.max if name.endswith("max") else np.mean
+        metrics[name] = float(combine([stats[name] for stats in updates]))
     return metrics | {
         "sampling/logp_difference": first["logp_gap_max"],
         "sampling/sampling_logp_difference/mean": first["logp_gap"],
         "sampling/sampling_logp_difference/max": first["logp_gap_max"],
     }
-
-
-_CLIP_SIDES = ("low", "high", "region")
 
 
 def shown(metrics: dict[str, float]) -> dict[str, str]:

@@ -50,18 +50,23 @@ def update_step(
     """
     weights = weigh(batch)
 
-    def one(index: Array, params: Params) -> tuple[Params, Stats]:
+    def one(index: Array) -> tuple[Params, Stats]:
         micro, micro_weights = jax.tree.map(lambda leaf: leaf[index], (batch, weights))
         (loss, stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            params, micro, micro_weights
+            state.params, micro, micro_weights
         )
         return grads, {**stats, "loss": loss}
 
     def accumulate(index: Array, total: tuple[Params, Stats]) -> tuple[Params, Stats]:
-        grads, stats = one(index, state.params)
+        grads, stats = one(index)
         return jax.tree.map(jnp.add, total[0], grads), add_stats(total[1], stats)
 
-    grads, stats = jax.lax.fori_loop(1, used, accumulate, one(jnp.int32(0), state.params))
+    # Zeros, not the first micro-batch: the loss is then compiled once. Statistics that end in
+    # `max` are of values from 0 up.
+    zeros = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(one, jnp.int32(0))
+    )
+    grads, stats = jax.lax.fori_loop(0, used, accumulate, zeros)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     stats = {**mean_stats(stats), "grad_norm": optax.tree.norm(grads)}
     new_state = TrainState(
