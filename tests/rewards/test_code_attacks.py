@@ -94,6 +94,48 @@ time.sleep(0.2)
     assert name[:15] not in names
 
 
+# Tries what Landlock alone would not stop, on a file and the process of the test.
+TOUCH_THE_HOST = """
+import fcntl, os, resource, signal
+path, pid = input(), int(input())
+attempts = {
+    "open": lambda: open(path),
+    "write": lambda: open(path, "w"),
+    "list": lambda: os.listdir(os.path.dirname(path)),
+    "chmod": lambda: os.chmod(path, 0),
+    "truncate": lambda: os.truncate(path, 0),
+    "utime": lambda: os.utime(path),
+    "xattr": lambda: os.setxattr(path, "user.a", b"1"),
+    "unlink": lambda: os.unlink(path),
+    "rename": lambda: os.rename(path, "stolen"),
+    "link": lambda: os.link(path, "stolen"),
+    "signal": lambda: os.kill(pid, 0),
+    "pidfd": lambda: signal.pidfd_send_signal(os.pidfd_open(pid), 0),
+    "limit": lambda: resource.prlimit(pid, resource.RLIMIT_CORE),
+    "affinity": lambda: os.sched_setaffinity(pid, [0]),
+    "priority": lambda: os.setpriority(os.PRIO_PROCESS, pid, 19),
+    "owner": lambda: fcntl.fcntl(os.pipe()[0], fcntl.F_SETOWN, pid),
+}
+for name, attempt in attempts.items():
+    try:
+        attempt()
+        print(name)
+    except OSError:
+        pass
+print("done")
+"""
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_nothing_of_the_host_can_be_touched(level, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    tests = stdin_tests(f"{victim}\n{os.getpid()}\n", "done")
+    assert run(TOUCH_THE_HOST, tests, level=level).status == "pass"
+    unsafe = run(TOUCH_THE_HOST, tests, level=0, allow_unsafe=True)
+    assert unsafe.status == "fail", "the attempts must be able to succeed"
+
+
 @pytest.mark.parametrize("level", LEVELS)
 def test_memory_is_what_is_used_not_what_is_mapped(level):
     threads = """
