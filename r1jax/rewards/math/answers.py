@@ -19,9 +19,10 @@ from r1jax.rewards.math.nodes import (
     Sym,
     Text,
     Unparsable,
+    is_deeper_than,
     number,
 )
-from r1jax.rewards.math.parser import Parser, parse_expression
+from r1jax.rewards.math.parser import MAX_DEPTH, Parser, parse_expression
 from r1jax.rewards.math.tokens import Scanner
 
 MAX_ANSWER = 4_000  # characters; longer ones are compared as strings only
@@ -129,7 +130,7 @@ def _first_readings(attempts: list[Callable[[], Node]]) -> tuple[Node, ...]:
 def _with_unit(plain: str) -> Node:
     """5 m/s written without any mark-up: the letters are upright."""
     node = Parser(Scanner(plain, words=True).scan()).answer()
-    if not isinstance(node, Quantity):
+    if not isinstance(node, Quantity) or is_deeper_than(node, MAX_DEPTH):
         raise Unparsable("no unit")
     return node
 

@@ -133,9 +133,14 @@ def judge(gold: Answer, pred: Answer, budget: Budget) -> tuple[bool | None, str]
         gold.plain and words.same_words(gold.plain, pred.plain) and _are_words(gold, pred)
     ):
         return True, "same text"
-    choice = _judge_choice(gold, pred)
+    choice = _judge_choice(gold, pred, budget)
     if choice is not None:
         return choice, "choice"
+    return _judge_values(gold, pred, budget)
+
+
+def _judge_values(gold: Answer, pred: Answer, budget: Budget) -> tuple[bool | None, str]:
+    """Compare answers of which neither is a letter."""
     if not (gold.nodes and pred.nodes) and same_tokens(gold.text, pred.text):
         return True, "same tokens"
     if not gold.nodes:
@@ -158,7 +163,7 @@ def _are_words(gold: Answer, pred: Answer) -> bool:
     return all(isinstance(node, Text) for node in (*gold.nodes, *pred.nodes))
 
 
-def _judge_choice(gold: Answer, pred: Answer) -> bool | None:
+def _judge_choice(gold: Answer, pred: Answer, budget: Budget) -> bool | None:
     """Letters of a multiple-choice question; a letter before a value is a label where the gold is a
     value.
     """
@@ -170,10 +175,11 @@ def _judge_choice(gold: Answer, pred: Answer) -> bool | None:
     labelled = words.leading_choice(gold.text)
     if labelled and labelled[1]:
         given = words.choice_letters(pred.text) or (leading[0] if leading else None)
-        return given == labelled[0] if given else judge(parse(labelled[1]), pred, Budget())[0]
+        if given:
+            return given == labelled[0]
+        return _judge_values(parse(labelled[1]), pred, budget)[0]
     if leading and leading[1]:
-        rest = parse(leading[1])
-        return judge(gold, rest, Budget())[0] or None
+        return _judge_values(gold, parse(leading[1]), budget)[0] or None
     return None
 
 

@@ -24,13 +24,16 @@ class Budget:
     def __init__(self, *, steps: int = MAX_STEPS, seconds: float = 2.0) -> None:
         self.left = steps
         self.deadline = time.thread_time() + seconds
+        self._next_look = steps
 
     def charge(self, steps: int = 1) -> None:
         self.left -= steps
         if self.left < 0:
             raise TooCostly("step budget spent")
-        if self.left & 63 == 0 and time.thread_time() > self.deadline:
-            raise TooCostly("time budget spent")
+        if self.left < self._next_look:
+            self._next_look = self.left - 64
+            if time.thread_time() > self.deadline:
+                raise TooCostly("time budget spent")
 
     def charge_bits(self, bits: int) -> None:
         """Exact arithmetic on integers of this many bits; multiplication and gcd grow with the

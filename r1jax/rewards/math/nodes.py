@@ -216,6 +216,17 @@ def free_symbols(node: Node) -> frozenset[str]:
     return frozenset(n for n in names - bound if n not in CONSTANTS and not n.startswith("set:"))
 
 
+def is_deeper_than(node: Node, limit: int) -> bool:
+    """Whether some path from the root is longer; hashing, comparing and evaluating recurse."""
+    stack = [(node, 1)]
+    while stack:
+        top, depth = stack.pop()
+        if depth > limit:
+            return True
+        stack.extend((child, depth + 1) for child in children(top))
+    return False
+
+
 def _arguments(node: Node) -> tuple[Node, ...]:
     """The children that hold values: f(x) has x, and a_n has n."""
     if isinstance(node, Call) and node.name == "apply" and isinstance(node.args[0], Sym):

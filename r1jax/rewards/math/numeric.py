@@ -37,6 +37,7 @@ from r1jax.rewards.math.nodes import (
 
 MAX_DPS = 260
 INEXACT_DPS = 15
+DPS_OF_LIMITS = 80
 _local = threading.local()
 
 Value = Any  # mpf or mpc of the thread's own context
@@ -82,7 +83,7 @@ class Evaluator:
         self.inexact = False
 
     def of(self, node: Node) -> Value:
-        self.budget.charge()
+        self.budget.charge(1 + (self.ctx.prec >> 9) ** 2)
         if isinstance(node, Num):
             return self.rational(node.value)
         if isinstance(node, Sym):
@@ -151,7 +152,8 @@ class Evaluator:
             return self.ctx.mpf(0 if exponent else 1)
         if self.ctx.isinf(base) or self.ctx.isinf(exponent):
             raise Undefined("infinite power")
-        if abs(exponent) * (abs(self.ctx.mag(base)) + 2) > MAX_LOG2:
+        crude = abs(exponent) * (abs(self.ctx.mag(base)) + 2)
+        if crude > MAX_LOG2 and abs(exponent * self.ctx.log(abs(base))) > MAX_LOG2:
             raise OutOfRange("power")
         whole = self.whole(exponent)
         if whole is not None:
@@ -285,6 +287,19 @@ class Evaluator:
             if outer is not None:
                 self.env[node.var] = outer
 
+    def limit(self, at: Callable[[Value], Value], target: Value) -> Value:
+        """The value very near the target, if it has settled there. Acceleration schemes find slower
+        limits, but raise the precision without a bound.
+        """
+        with self.ctx.workdps(DPS_OF_LIMITS):
+            offsets = [self.ctx.mpf(10) ** -power for power in (18, 20)]
+            infinite = self.ctx.isinf(target)
+            sign = -1 if infinite and target < 0 else 1
+            near, nearer = (at(sign / h if infinite else target + h) for h in offsets)
+            if abs(near - nearer) > self.ctx.mpf(10) ** -INEXACT_DPS * max(1, abs(nearer)):
+                raise Undefined("no limit found")
+            return nearer
+
     def vanishing(self, at: Callable[[Value], Value]) -> Callable[[Value], Value]:
         """For the far nodes of an improper integral, where e^(−x²) is below any range."""
 
@@ -297,25 +312,24 @@ class Evaluator:
         return value
 
     def bound_value(self, node: Bound, at: Callable[[Value], Value], outer: Value) -> Value:
+        endless = node.high is not None and any(n == Sym("inf") for n in walk(node.high))
+        if node.kind in ("diff", "lim", "int") or endless:
+            if any(isinstance(n, Bound) for n in walk(node.body)):
+                raise TooCostly("nested limits")
+            self.inexact = True
         if node.kind == "diff":
             if outer is None:
                 raise Undefined("derivative at no point")
-            self.inexact = True
             return self.ctx.diff(at, outer)
         low = self.of(node.low)
         if node.kind == "lim":
-            self.inexact = True
-            return self.ctx.limit(at, low)
+            return self.limit(at, low)
         assert node.high is not None
         high = self.of(node.high)
         if node.kind == "int":
-            if any(isinstance(n, Bound) for n in walk(node.body)):
-                raise TooCostly("nested integral")
-            self.inexact = True
             with self.ctx.workdps(INEXACT_DPS + 8):
                 return self.ctx.quad(self.vanishing(at), [low, high], maxdegree=5)
         if self.ctx.isinf(high):
-            self.inexact = True
             with self.ctx.workdps(INEXACT_DPS + 5):
                 fold = self.ctx.nsum if node.kind == "sum" else self.ctx.nprod
                 return fold(at, [self.integer(low), self.ctx.inf])

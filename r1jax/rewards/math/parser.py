@@ -40,6 +40,7 @@ from r1jax.rewards.math.nodes import (
     Sym,
     Text,
     Unparsable,
+    is_deeper_than,
     negate,
     number,
 )
@@ -420,4 +421,7 @@ class Parser(Cursor):
 
 def parse_expression(text: str, *, split_commas: bool = False) -> Node:
     """The node that the text denotes, or `Unparsable`."""
-    return Parser(tokenize(text, split_commas=split_commas)).answer()
+    node = Parser(tokenize(text, split_commas=split_commas)).answer()
+    if is_deeper_than(node, MAX_DEPTH + 30):  # chains that grow to the left nest without brackets
+        raise Unparsable("nested too deeply")
+    return node
