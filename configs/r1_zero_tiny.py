@@ -26,7 +26,7 @@ def get_config():
     config.data = {"task": "running_sum", "max_prompt_tokens": 9}
     config.pretrain = {"steps": 1200, "reasoning_share": 0.07}
     config.rl = {
-        "steps": 60,
+        "steps": 80,
         "prompts_per_step": 64,
         "samples_per_prompt": 16,
         "updates_per_step": 2,
@@ -41,6 +41,6 @@ def get_config():
         "kl_coef": 0.001,
     }
     config.sampling = {"max_tokens": 16}
-    config.optim = {"lr": 2e-4}
+    config.optim = {"lr": 3e-4}
     config.batch = {"tokens_per_device": 1024}
     return config
