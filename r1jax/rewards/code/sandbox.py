@@ -218,11 +218,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.close()
-    try:
-        process.wait(timeout=_END_S)
-    except subprocess.TimeoutExpired:
+    # Not `wait(timeout=…)`, which sleeps in growing steps: the end of its output says it at once.
+    poll = select.poll()
+    poll.register(process.stdout, 0)
+    if not poll.poll(_END_S * 1000):
         process.kill()
-        process.wait()
+    process.wait()
     process.stdout.close()
 
 
