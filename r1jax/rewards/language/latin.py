@@ -16,8 +16,8 @@ _FUNCTION_WORDS = {
     "en": """the of and to in is that it for was on are as with be this by from at or an have not
         but we they which you all their there been if more when will would so no who what can had
         has its than then our these also into only other some could them about should how because
-        where now let since both each must thus hence here two one i us do does need get use just
-        maybe therefore equals wait again check first next""",
+        where now let since both each must thus hence here two one us do does need get use just
+        maybe therefore equals wait again check first next per over most such""",
     "de": """der die das und ist nicht ein eine einen einem einer zu von mit den dem des im auf für
         sich auch als an es wir ich sie er wird werden sind haben hat dass oder aber wenn dann so
         bei nach aus wie noch nur kann über zum zur also man durch sein war diese dieser dieses
@@ -50,6 +50,12 @@ _FUNCTION_WORDS = {
     "id": """yang dan di dari ini untuk dengan pada adalah itu tidak dalam kita akan ke karena atau
         juga jika maka oleh ada dapat sebagai bisa lebih kami dua harus setiap sehingga jadi
         tersebut kemudian""",
+    "sv": """och det är inte en av till med som den att för på de ett har vi kan ska eller om så
+        från vid men också nu två alla detta måste där hur jag när efter över mellan då eftersom
+        varje denna dessa blir får innan igen först""",
+    "da": """og det er ikke en af til med som den at for på de et har vi kan skal eller hvis så fra
+        om ved men også nu to alle dette der hvor jeg når efter over mellem da fordi hver denne
+        disse bliver får før igen først må i""",
     "tr": """ve bir bu için ile da de çok olarak daha olan gibi kadar ne var o sonra en ama değil
         ise her iki biz olduğu eğer şimdi çünkü yani olur önce""",
 }
@@ -63,6 +69,8 @@ _SPELLING = {
     "nl": r"ij|aa|ee[ntr]\b|oe|heid\b|\bge\w{3,}d\b",
     "pl": r"[ąćęłńśźż]|sz|cz|rz",
     "vi": r"[ăđơưạảấầẩẫậắằẵặẹẻẽếềểễệỉịọỏốồổỗộớờởợụủứừửữựỳỵỷỹ]",
+    "sv": r"[åäö]|ning\b|het\b|att\b|ck",
+    "da": r"[åæø]|else\b|hed\b|ning\b|erne\b",
     "tr": r"[ğışçöü]|lar\b|ler\b",
     "id": r"\b(?:me|ber|ter|pe)[nmr]?\w{4,}|nya\b|kan\b",
     "en": r"tion\b|ing\b|th|wh|ght|ness\b|ould\b|ed\b",
