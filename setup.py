@@ -21,7 +21,7 @@ CORE = [
     "absl-py>=2.5",
     "ml_collections>=1.1",
     "jaxtyping>=0.3.11",
-    "sympy>=1.14",
+    "mpmath>=1.3",
 ]
 TEST = ["pytest>=9.0", "beartype>=0.23", "hypothesis>=6.150"]
 

@@ -36,9 +36,9 @@ def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformat
         ),
     )
 
-    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         # optax mixes its integer counters with floats, whatever promotion the caller allows.
         with jax.numpy_dtype_promotion("standard"):
-            return adamw.update(grads, state, params)
+            return adamw.update(updates, state, params)
 
     return optax.GradientTransformation(adamw.init, update)
