@@ -56,6 +56,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         step(self)
         self.close_connection = True
 
+    def do_GET(self):
+        self.server.requests.append((self.path, dict(self.headers), None))
+        self.reply(404)
+
     def reply(self, status, body=b"", headers=(), length=None):
         self.send_response(status)
         for name, value in headers:
@@ -84,6 +88,11 @@ def raw(body):
 def truncated(handler):
     body = completion("a long text")
     handler.reply(200, body[:20], length=len(body))
+
+
+def broken_off(handler):
+    body = completion("whole by chance")
+    handler.reply(200, body, length=len(body) + 10)
 
 
 def hangs(handler):
@@ -170,7 +179,8 @@ GARBAGE = [
 
 
 @pytest.mark.parametrize(
-    "failure", [status(429), status(500), status(503), truncated, hangs_up, *map(raw, GARBAGE)]
+    "failure",
+    [status(429), status(500), status(503), truncated, broken_off, hangs_up, *map(raw, GARBAGE)],
 )
 def test_a_passing_failure_is_tried_again_and_a_lasting_one_is_none(serve, failure):
     server, chat, naps = serve(failure, says("at last"))

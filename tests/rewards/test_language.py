@@ -62,6 +62,8 @@ def test_formulas_code_links_and_numbers_are_no_words():
 def test_prices_are_no_formulas():
     text = "I paid $5 for the apples and the other shop wanted $7 for them, which is too much."
     assert "wanted" in prose.of(text)
+    assert "maybe" in prose.of("It costs $5 or maybe $7 today.")
+    assert "maybe" not in prose.of("Here $x maybe y$ stands.")
 
 
 @pytest.mark.parametrize(
@@ -139,6 +141,8 @@ def test_names_of_the_prompt_are_free_but_its_language_is_not():
     assert hardened(text, "zh") < 0.9
     assert hardened(text, "zh", prompt="Alice Johnson goes to Springfield Elementary.") == 1.0
     assert hardened(THOUGHTS["en"], "zh", prompt=THOUGHTS["en"]) in (None, 0.0)
+    mixed = THOUGHTS["zh"] + THOUGHTS["en"]
+    assert hardened(mixed, "zh", prompt=THOUGHTS["en"]) < 0.8
 
 
 def test_another_detector_may_decide():

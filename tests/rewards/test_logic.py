@@ -224,6 +224,7 @@ def test_roles_in_several_forms(text):
         "Ada: knight",
         "Ada: knight, Ben: knight",
         "Ada: knight, Ben: knave, Ben: knight",
+        "Ada: knave, Ada: knight, Ben: knave",
         "Ada: knight, Ben: knave, Cy: knave",
         "Ada: knight, Ben: knave or knight",
         "Ada is not a knight, Ben is a knave",
@@ -272,6 +273,7 @@ def test_zebra_wants_every_house_once():
         "1: red, cat",
         "1: red, cat\n2: red, cat",
         "1: red, cat\n2: blue, dog\n2: blue, cat",
+        "1: red, cat\n2: blue, cat\n2: blue, dog",
         "1: red, cat\n2: blue, dog, cat",
         "1: red, cat\n2: blue, dog\n3: blue, dog",
         "1: red, cat, red\n2: blue, dog",
@@ -311,6 +313,14 @@ def test_any_input_that_gives_the_output_is_right():
         "[1e0, 2]",
     ):
         assert logic.score(text, item) == 0.0, text
+
+
+def test_inputs_beyond_the_stated_limits_are_wrong():
+    item = {"puzzle": "predict_input", "kind": "input", "program": [["modulo", 5]], "output": [0]}
+    assert logic.score("[95]", item) == logic.score("[-95]", item) == 1.0
+    assert logic.score("[100]", item) == logic.score("[-100]", item) == 0.0
+    item = {**item, "program": [["sums", 0], ["drop", 8]]}
+    assert logic.score("[0, 0, 0, 0, 0, 0, 0, 0, 0]", item) == 0.0
 
 
 @settings(deadline=None, max_examples=50)

@@ -37,6 +37,10 @@ def test_a_loop_cut_short_is_still_a_loop():
     assert (run.period, run.length) == (3, 10)
 
 
+def test_of_two_periods_the_shorter_is_named():
+    assert repetition.tail_run([9, *[5] * 12]) == repetition.TailRun(1, 12.0, 12)
+
+
 def test_a_loop_that_was_left_is_no_tail_run():
     assert repetition.tail_run([1, 2] * 50 + list(range(10, 40))) == repetition.NO_RUN
 
