@@ -18,30 +18,43 @@ _WRAPPER = re.compile(
     r"\s?\{([^{}]{0,500})\}"
 )
 _NOISE = re.compile(
-    r"[*`$]|\\(?:left|right|quad|[,;! ()\[\]])|(?<!\w)_+|_+(?!\w)|</?(?:b|i|strong|em)>"
+    r"[*`$]|\\(?:left|right|quad|[,;! ()\[\]])|(?<!\w)_{1,3}|(?<=\w)_{1,3}(?!\w)|</?(?:b|i|strong|em)>"
 )
 _BOX = r"\\(?:boxed|fbox)\s{0,3}\{(?P<box>[^{}]{0,600})\}"
-_TAG = r"<answer>(?P<tag>[^<]{0,600})</answer>"
+_TAG = re.compile(r"<answer>([^<]{0,600})(?:</answer>|$)")
 _CHOSEN = r"(?:correct|right|best|final|most appropriate|true)"
 _ENGLISH = (
     rf"\b(?:(?:{_CHOSEN}\s){{0,2}}(?:answer|choice|option)(?:\s(?:choice|option|letter))?"
     r"(?:\s(?:here|to this question|is therefore|is thus|must be|should be|would be|is|are)){1,2}"
-    r"|answers?(?:\s(?:choice|option)s?)?(?=\s?:)"
+    r"(?:\s(?:clearly|thus|therefore|definitely|indeed))?"
+    rf"|(?:answers?(?:\s(?:choice|option)s?)?|{_CHOSEN}\s(?:option|choice))(?=\s?:)"
+    r"|let\sme\s(?:choose|select|pick|go with)(?=\s)"
+    r"|(?:so|thus|hence|therefore),?(?=\s\(?[A-Z]\)?\.?[ \t]{0,9}$)"
     r"|(?:I|we)(?:\swould|\swill|'ll)?\s(?:choose|select|pick|go with)(?=\s))\s?:?"
 )
 _OTHER = (
-    r"(?:答案(?:应该|应当|应|就)?(?:为|是|选)?|(?<!可)(?:故|应|因此|所以|综上|本题|则|我)?选择?(?![项择])|正确(?:的)?(?:选项|答案)"
-    r"(?:为|是)?|答え?は?|正解は?|정답은?|(?:Antwort|Réponse|Respuesta|Risposta|Resposta|Ответ)(?=\s?:))"
-    r"[ ]?:?"
+    r"(?:答案(?:应该|应当|应|就)?(?:为|是|选)?"
+    r"|(?<!可)(?:故|应|因此|所以|综上|本题|则|我)?选择?(?![项择])|正确(?:的)?(?:选项|答案)(?:为|是)?"
+    r"|答え?は?|正解は?|정답은?"
+    r"|(?:Antwort|Réponse|Respuesta|Risposta|Resposta|Ответ)(?=\s?:))[ ]?:?"
 )
-_CUE = re.compile(f"{_BOX}|{_TAG}|(?P<cue>{_ENGLISH}|{_OTHER})", re.IGNORECASE)
+_CUE = re.compile(f"{_BOX}|(?P<cue>{_ENGLISH}|{_OTHER})", re.IGNORECASE | re.MULTILINE)
+# "Option B is correct": at the start of a clause only, as in "neither of A, B is correct" it means
+# nothing, and without a condition behind it.
 _VERDICT = re.compile(
-    rf"(?:\b(?:option|choice|answer)\s|选项\s?)?(?<![A-Za-z])\(?(?P<letter>[A-Z])\)?(?:选?项)?\s?"
-    rf"(?:is\s(?:the\s)?{_CHOSEN}(?:\s(?:answer|option|choice))?(?![a-z])|(?:是)?正确)"
+    r"(?:^|[.;:。；：，]\s?|\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer|[Ss]o|[Tt]hus"
+    r"|[Hh]ence|[Tt]herefore|only)"
+    r",?\s|选项\s?|[以此故])\(?(?P<letter>[A-Z])\)?(?:选?项)?\s?"
+    rf"(?:is\s(?:the\s)?{_CHOSEN}(?:\s(?:answer|option|choice))?(?![a-z])"
+    r"(?!\s(?:only|if|when|for|but)\b)|(?:是)?正确)",
+    re.MULTILINE,
 )
 _BARE_LINE = re.compile(
     r"^[ \t]{0,8}(?P<content>[(\[]?[A-Z][)\].:、,]?(?:[ \t].{0,500})?)$", re.MULTILINE
 )
+
+# "A is right only if …" is a sentence about an option; "A and C" is a list.
+_SENTENCE = re.compile(r"\s*[A-Za-z]\s(?!and\b|or\b)[a-z]")
 
 _OPEN = " \t\"'“‘([{:"
 _LABEL = re.compile(r"(?:[Oo]ption|[Cc]hoice|[Ll]etter)s?\s(?=[(\[\"'“‘]?[A-Z])|选项\s?")
@@ -65,6 +78,14 @@ def extract(
         letters = "".join(options)
     text = _plain(response[-_LONGEST:])
     text = text.rpartition("</think>")[2]
+    tagged = {_chosen(content, options, letters) for content in _TAG.findall(text)}
+    if tagged:
+        return tagged.pop() if len(tagged) == 1 else None
+    return _chosen(text, options, letters)
+
+
+def _chosen(text: str, options: Options | None, letters: str) -> frozenset[str] | None:
+    """The letters that a plain text without tags comes to."""
     statements = _statements(text)
     if not statements:
         return _bare(text, options, letters)
@@ -106,7 +127,8 @@ def reward(
 def _plain(text: str) -> str:
     """One width of letters, no invisible characters, no emphasis."""
     text = unicodedata.normalize("NFKC", text)
-    text = "".join(c for c in text if unicodedata.category(c) != "Cf")
+    if not text.isascii():
+        text = "".join(c for c in text if unicodedata.category(c) != "Cf")
     for _ in range(3):  # \boxed{\textbf{(\text{B})}} is seen in the wild; deeper is not
         text, count = _WRAPPER.subn(r"\1", text)
         if not count:
@@ -118,14 +140,14 @@ def _statements(text: str) -> list[tuple[int, str]]:
     """Every answer statement with its place, in order. What follows a cue ends with its line."""
     found = []
     for match in _CUE.finditer(text):
-        content = match["box"] if match["box"] is not None else match["tag"]
+        content = match["box"]
         if content is None:
             end = text.find("\n", match.end(), match.end() + _LONGEST_STATEMENT)
             stop = end if end >= 0 else match.end() + _LONGEST_STATEMENT
             content = text[match.end() : stop]
             if not content.strip(" :"):  # "Answer:" with the letter in the next line
                 content = text[match.end() : match.end() + 200].lstrip(" :\n").partition("\n")[0]
-            if "\\boxed" in content or "<answer>" in content or _is_open_ended(content):
+            if "\\boxed" in content or _is_open_ended(content):
                 continue
         found.append((match.start(), content))
     found += [(match.start(), match["letter"]) for match in _VERDICT.finditer(text)]
@@ -210,10 +232,16 @@ def _normalized(text: str) -> str:
 
 def _bare(text: str, options: Options | None, letters: str) -> frozenset[str] | None:
     """Without a cue: the one line that is an option by itself, else the whole text if it is one."""
-    found = [_read(match["content"], options, letters) for match in _BARE_LINE.finditer(text)]
+    found = [_line(match["content"], options, letters) for match in _BARE_LINE.finditer(text)]
     lines = {chosen for chosen in found if chosen is not None}
     if lines:
         # Several lines are the options said again, or a guess at each.
         return lines.pop() if len(lines) == 1 else None
     last = text.strip().rpartition("\n")[2]
-    return _read(last, options, letters) if len(last) <= _LONGEST_STATEMENT else None
+    return _line(last, options, letters) if len(last) <= _LONGEST_STATEMENT else None
+
+
+def _line(line: str, options: Options | None, letters: str) -> frozenset[str] | None:
+    if _SENTENCE.match(line) and _by_text(line, options) is None:
+        return None
+    return _read(line, options, letters)

@@ -62,6 +62,14 @@ SAYS_B = [
     "The answer is B. The answer is not C.",
     "First we see a triangle.\nThen we see A circle.\n\nB",
     "The answer is B\u200b.",
+    "<answer>\nThe answer is B\n</answer>",
+    "<answer>\\boxed{B}</answer>",
+    "<answer>B",
+    "Thus, B.",
+    "The answer is clearly B.",
+    "The correct option: B",
+    "Let me pick B",
+    "Option A is correct if x > 0, but x < 0.\nThe answer is B",
 ]
 SAYS_NOTHING = [
     "",
@@ -87,6 +95,12 @@ SAYS_NOTHING = [
     "\\boxed{}",
     "The answer is A or B or C or D",
     "Be careful.",
+    "<answer>A</answer> <answer>B</answer>",
+    "None of the options A, B, C is right",
+    "A is correct only when x > 1",
+    "The correct answer isn't B",
+    "We choose a basis such that A is diagonal",
+    "选择合适的A",
     "<think>The answer is B</think>",
 ]
 
@@ -196,3 +210,4 @@ def test_any_text_is_at_most_one_answer(text):
 @pytest.mark.parametrize("piece", [*PIECES, " ", "(", "\\text{", "the answer is ", "A,", "_"])
 def test_long_input_ends(piece):
     choice.extract(piece * 50_000, options=OPTIONS)
+    choice.extract("a" + piece * 50_000 + "a", options=OPTIONS)
