@@ -10,6 +10,7 @@ from collections.abc import Mapping
 LETTERS = "ABCDEFGHIJ"
 _LONGEST = 20_000  # characters of a response that are looked at, from its end
 _LONGEST_STATEMENT = 600
+_MOST_STATEMENTS = 20  # that are compared with each other
 
 Options = Mapping[str, str]
 
@@ -18,10 +19,11 @@ _WRAPPER = re.compile(
     r"\s?\{([^{}]{0,500})\}"
 )
 _NOISE = re.compile(
-    r"[*`$]|\\(?:left|right|quad|[,;! ()\[\]])|(?<!\w)_{1,3}|(?<=\w)_{1,3}(?!\w)|</?(?:b|i|strong|em)>"
+    r"[*`$]"
+    r"|\\(?:left|right|quad|[,;! ()\[\]])|(?<!\w)_{1,3}|(?<=\w)_{1,3}(?!\w)|</?(?:b|i|strong|em)>"
 )
 _BOX = r"\\(?:boxed|fbox)\s{0,3}\{(?P<box>[^{}]{0,600})\}"
-_TAG = re.compile(r"<answer>([^<]{0,600})(?:</answer>|$)")
+_TAG = re.compile(r"<answer>(.{0,600}?)(?:</answer>|\Z)", re.DOTALL)
 _CHOSEN = r"(?:correct|right|best|final|most appropriate|true)"
 _ENGLISH = (
     rf"\b(?:(?:{_CHOSEN}\s){{0,2}}(?:answer|choice|option)(?:\s(?:choice|option|letter))?"
@@ -93,11 +95,10 @@ def _chosen(text: str, options: Options | None, letters: str) -> frozenset[str] 
     chosen = _read(statement, options, letters)
     if chosen is None:
         return None
-    for earlier, other in reversed(statements[:-1]):
+    line = text.rfind("\n", 0, place)
+    for earlier, other in statements[-_MOST_STATEMENTS:-1]:
         # Two answers in one line are no answer; in different lines the later one corrects.
-        if "\n" in text[earlier:place]:
-            break
-        if _read(other, options, letters) not in (None, chosen):
+        if earlier > line and _read(other, options, letters) not in (None, chosen):
             return None
     return chosen
 

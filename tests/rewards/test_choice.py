@@ -65,6 +65,7 @@ SAYS_B = [
     "<answer>\nThe answer is B\n</answer>",
     "<answer>\\boxed{B}</answer>",
     "<answer>B",
+    "<answer>B. x < 5</answer>",
     "Thus, B.",
     "The answer is clearly B.",
     "The correct option: B",
