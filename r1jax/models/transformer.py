@@ -252,6 +252,12 @@ def stack_windows(config: ModelConfig) -> Int[Array, " L"] | None:
     return jnp.array([endless if w is None else w for w in config.layer_windows], jnp.int32)
 
 
+def init_params(module: Transformer, seed: int | jax.Array) -> Params:
+    """Fresh float32 parameters; a pure function of the seed, so it can run under jit, sharded."""
+    tokens = jnp.zeros((1, 2), jnp.int32)
+    return module.init(jax.random.key(seed, impl="threefry2x32"), tokens)["params"]
+
+
 def head_kernel(config: ModelConfig, params: Params) -> Float[Array, "D V"]:
     return params["embedding"].T if config.tied_head else params["head"]
 
