@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shutil
+import sys
 import tracemalloc
 
 import jax
@@ -339,7 +340,7 @@ def test_layers_of_different_dtypes_need_a_choice(folder):
 @pytest.mark.parametrize("name", ["owner/model", "no/such/folder", "nothing"])
 def test_a_name_that_is_nowhere_says_which_files_are_wanted(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UserError) as caught:
         models.load(name)
     words = ["config.json", files.SINGLE, "./owner/model"] if name == "owner/model" else [name]
@@ -354,7 +355,7 @@ def test_a_hub_id_is_fetched_by_the_hub_client(monkeypatch):
             assert "*.safetensors" in allow_patterns
             return str(GOLDEN / "llama2")
 
-    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", Client())
+    monkeypatch.setitem(sys.modules, "huggingface_hub", Client())
     equal_trees(models.load("owner/model")[1], models.load(GOLDEN / "llama2")[1])
 
 
@@ -363,7 +364,7 @@ def test_a_hub_that_cannot_be_reached_ends_in_one_line(monkeypatch):
         def snapshot_download(self, hub_id, *, allow_patterns):
             raise ConnectionError("no route\nto host")
 
-    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", Client())
+    monkeypatch.setitem(sys.modules, "huggingface_hub", Client())
     with pytest.raises(UserError, match="no route") as caught:
         models.load("owner/model")
     assert "\n" not in str(caught.value)
@@ -412,6 +413,14 @@ def test_a_model_of_no_family_cannot_be_exported(changes, tmp_path):
     assert not os.listdir(tmp_path)
 
 
+def test_an_export_of_many_processes_is_refused(monkeypatch, tmp_path):
+    module, params = make_tiny()
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match="2 processes"):
+        models.save_hf(module, params, tmp_path / "out")
+    assert not os.listdir(tmp_path)
+
+
 class TokenizerStandIn:
     bos_token_id, eos_token_id, pad_token_id = 1, 2, None
 
@@ -456,8 +465,6 @@ def test_what_came_with_a_model_goes_with_it(folder, tmp_path):
     ],
 )
 def test_scaled_rope_survives_an_export(scaling, tmp_path):
-    if scaling.kind == "linear":
-        scaling = RopeScaling("linear", 4.0)
     module, params = make_tiny(rope_scaling=scaling, max_positions=99, rope_theta=7e5)
     models.save_hf(module, params, tmp_path / "out")
     assert models.load(tmp_path / "out")[0] == module

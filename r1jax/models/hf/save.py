@@ -43,6 +43,11 @@ def save_hf(
         copied from it, and the token ids that its config names.
     dtype: of the tensors; None = the parameters'.
     """
+    if jax.process_count() > 1:
+        raise UserError(
+            f"{directory}: {jax.process_count()} processes hold this model, and an export is "
+            "written by one; load the checkpoint in a single process and export there"
+        )
     target = pathlib.Path(directory).expanduser()
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise UserError(f"{target}: is there already; name a new folder")
