@@ -1,7 +1,7 @@
 """Say what a published objective is, every semantic choice in words, with the source of each number.
 
-  r1jax presets               the names
-  r1jax presets dapo          one of them
+r1jax presets               the names
+r1jax presets dapo          one of them
 """
 
 from collections.abc import Sequence

@@ -142,7 +142,9 @@ def test_command_line_mistakes(runs, arguments):
     assert CLI[arguments].lower() in done.stderr.lower()
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["report"], ["sample"], ["evaluate"], ["presets"]])
+@pytest.mark.parametrize(
+    "command", [[], ["train"], ["report"], ["sample"], ["evaluate"], ["presets"]]
+)
 def test_help_helps(runs, command):
     done = runs.finish([sys.executable, "-m", "r1jax", *command, "--help"])
     assert done.returncode == 0
