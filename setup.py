@@ -41,6 +41,7 @@ setup(
         "dev": [*TEST, "ruff>=0.17", "pyright>=1.1.414", "pre-commit"],
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda": ["jax[cuda13]>=0.10.2"],
+        "hf": ["transformers>=5.23", "huggingface_hub>=2.4"],
         "oracle": ["torch>=2.13", "transformers>=5.12", "trl>=1.16", "omegaconf>=2.3"],
         "notebooks": ["jupyterlab", "nbclient", "matplotlib"],
         "tensorboard": ["tensorboardX>=2.6.5"],

@@ -16,6 +16,7 @@ COMMANDS = {
     ),
     "evaluate": ("r1jax.cli.evaluate", "measure a run's policy on held-out prompts"),
     "sample": ("r1jax.cli.sample", "read what a run's policy answers"),
+    "convert": ("r1jax.cli.convert", "write a run's policy as a Hugging Face folder"),
     "presets": ("r1jax.cli.presets", "what each published objective is, in words"),
     "report": ("r1jax.cli.report", "write a run's page: curves, evidence, completions"),
 }

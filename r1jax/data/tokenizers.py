@@ -6,12 +6,13 @@ What r1jax asks of any tokenizer: `encode(text, add_special_tokens=False)`,
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 PAD, EOS = "<pad>", "<eos>"
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     eos_token_id: int
     pad_token_id: int

@@ -4,6 +4,8 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from r1jax.ops.rope import UNSCALED, RopeScaling
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
@@ -17,6 +19,9 @@ class ModelConfig:
     head_dim: int = 16
     ffn: int = 256
     rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling = UNSCALED
+    windows: tuple[int, ...] = ()  # a layer sees so many tokens, 0 = all; () = every layer all
+    max_positions: int = 0  # what an export states; 0 = a length that most readers assume, 32768
     norm_eps: float = 1e-6
     qk_norm: bool = False
     qkv_bias: bool = False
@@ -36,6 +41,17 @@ class ModelConfig:
             raise ValueError(f"model.dtype={self.dtype!r}: must be 'float32' or 'bfloat16'")
         if self.remat not in ("none", "full", "dots"):
             raise ValueError(f"model.remat={self.remat!r}: must be 'none', 'full' or 'dots'")
+
+        if len(self.windows) not in (0, self.layers) or min(self.windows, default=0) < 0:
+            raise ValueError(
+                f"model.windows={self.windows}: must be () or one number, 0 or more, for each of "
+                f"model.layers={self.layers}"
+            )
+
+    @property
+    def layer_windows(self) -> tuple[int | None, ...]:
+        """Of each layer, how far it sees; None = everything before."""
+        return tuple(window or None for window in self.windows) or (None,) * self.layers
 
     @property
     def compute_dtype(self) -> jnp.dtype:

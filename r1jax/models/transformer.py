@@ -13,6 +13,7 @@ from typing import Any, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from r1jax.mesh import constrain
@@ -107,8 +108,9 @@ class Attention(nn.Module):
         if c.qk_norm:
             q = rms_norm(q, self.query_norm, c.norm_eps)
             k = rms_norm(k, self.key_norm, c.norm_eps)
-        inv_freq = rope.frequencies(c.head_dim, c.rope_theta)
-        return rope.rotate(q, positions, inv_freq), rope.rotate(k, positions, inv_freq), v
+        inv_freq = rope.frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
+        q, k = (rope.rotate(x, positions, inv_freq, c.rope_scaling.magnitude) for x in (q, k))
+        return q, k, v
 
     def merge(self, heads: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
         return jnp.einsum("btnh,nhd->btd", heads, self.out.astype(heads.dtype))
@@ -149,20 +151,28 @@ class Block(nn.Module):
         x: Float[Array, "B T D"],
         positions: Int[Array, "B T"],
         segment_ids: Int[Array, "B T"],
+        window: int | Int[Array, ""] | None,
     ) -> tuple[Float[Array, "B T D"], tuple[Array, Array]]:
         """(output, the keys and values a cache would hold)."""
         q, k, v = self.project(x, positions)
-        heads = attention.attend(q, k, v, segment_ids_BT=segment_ids, backend=self.config.attention)
+        backend = self.config.attention
+        heads = attention.attend(
+            q, k, v, segment_ids_BT=segment_ids, window=window, backend=backend
+        )
         return self.finish(x, heads), (k, v)
 
     def decode(
-        self, x: Float[Array, "R 1 D"], positions: Int[Array, "R 1"], cache: LayerCache
+        self,
+        x: Float[Array, "R 1 D"],
+        positions: Int[Array, "R 1"],
+        window: int | None,
+        cache: LayerCache,
     ) -> tuple[Float[Array, "R 1 D"], LayerCache]:
         """One token per row; `positions` are also the cache slots."""
         q, k, v = self.project(x, positions)
         cache = write(cache, k[:, 0], v[:, 0], positions[:, 0])
         heads = attention.attend_cache(
-            q[:, 0], cache.keys, cache.values, lengths_R=positions[:, 0] + 1
+            q[:, 0], cache.keys, cache.values, lengths_R=positions[:, 0] + 1, window=window
         )
         return self.finish(x, heads[:, None]), cache
 
@@ -173,8 +183,10 @@ class _ScanBlock(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x: Array, positions: Array, segment_ids: Array) -> tuple[Array, None]:
-        x, _ = Block(self.config, name="block")(x, positions, segment_ids)
+    def __call__(
+        self, x: Array, positions: Array, segment_ids: Array, window: Array | None
+    ) -> tuple[Array, None]:
+        x, _ = Block(self.config, name="block")(x, positions, segment_ids, window)
         return x, None
 
 
@@ -203,7 +215,7 @@ class Transformer(nn.Module):
             _remat(_ScanBlock, c.remat),
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=cast(Any, (nn.broadcast, nn.broadcast)),  # flax's hint says int
+            in_axes=cast(Any, (nn.broadcast, nn.broadcast, 0)),  # flax's hint says int
             length=c.layers,
         )(c)
 
@@ -219,7 +231,7 @@ class Transformer(nn.Module):
         if segment_ids is None:
             segment_ids = jnp.ones_like(tokens)
         x = embed(self.embedding, tokens, self.config)
-        x, _ = self.layers(x, positions, segment_ids)
+        x, _ = self.layers(x, positions, segment_ids, stack_windows(self.config))
         return rms_norm(x, self.final_norm, self.config.norm_eps)
 
     def __call__(
@@ -230,6 +242,20 @@ class Transformer(nn.Module):
     ) -> Float[Array, "B T V"]:
         head = self.embedding.T if self.config.tied_head else self.head
         return compute_logits(self.hidden(tokens, positions, segment_ids), head)
+
+
+def stack_windows(config: ModelConfig) -> Int[Array, " L"] | None:
+    """Every layer's window for a scan over layers; None where no layer has one."""
+    if not any(config.windows):
+        return None
+    endless = np.iinfo(np.int32).max
+    return jnp.array([endless if w is None else w for w in config.layer_windows], jnp.int32)
+
+
+def init_params(module: Transformer, seed: int | jax.Array) -> Params:
+    """Fresh float32 parameters; a pure function of the seed, so it can run under jit, sharded."""
+    tokens = jnp.zeros((1, 2), jnp.int32)
+    return module.init(jax.random.key(seed, impl="threefry2x32"), tokens)["params"]
 
 
 def head_kernel(config: ModelConfig, params: Params) -> Float[Array, "D V"]:
@@ -280,8 +306,8 @@ def prefill(
     block = Block(config)
     x = embed(decode_params["embedding"], tokens_PS, config)
     caches = []
-    for layer in decode_params["layers"]:
-        x, (k, v) = cast(Any, block.apply({"params": layer}, x, positions, segment_ids))
+    for layer, window in zip(decode_params["layers"], config.layer_windows, strict=True):
+        x, (k, v) = cast(Any, block.apply({"params": layer}, x, positions, segment_ids, window))
         caches.append(LayerCache(jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)))
     last = jnp.take_along_axis(x, (lengths_P - 1)[:, None, None], axis=1)[:, 0]
     return rms_norm(last, decode_params["final_norm"], config.norm_eps), caches
@@ -299,7 +325,8 @@ def decode_token(
     x = embed(decode_params["embedding"], tokens_R[:, None], config)
     positions = positions_R[:, None]
     new_caches = []
-    for layer, cache in zip(decode_params["layers"], caches, strict=True):
-        x, cache = block.apply({"params": layer}, x, positions, cache, method=Block.decode)
+    layers = zip(decode_params["layers"], config.layer_windows, caches, strict=True)
+    for layer, window, cache in layers:
+        x, cache = block.apply({"params": layer}, x, positions, window, cache, method=Block.decode)
         new_caches.append(cache)
     return rms_norm(x[:, 0], decode_params["final_norm"], config.norm_eps), new_caches

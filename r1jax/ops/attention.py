@@ -9,7 +9,7 @@ MASKED = -1e30
 
 
 def packed_mask(
-    segment_ids_BT: Int[Array, "B T"], window: int | None = None
+    segment_ids_BT: Int[Array, "B T"], window: int | Int[Array, ""] | None = None
 ) -> Bool[Array, "B T T"]:
     """True where query t may look at key s: same segment, s <= t, within the window."""
     places = jnp.arange(segment_ids_BT.shape[1])
@@ -26,11 +26,15 @@ def attend(
     v_BTKH: Float[Array, "B T K H"],
     *,
     segment_ids_BT: Int[Array, "B T"],
-    window: int | None = None,
+    window: int | Int[Array, ""] | None = None,
     scale: float | None = None,
     backend: str = "xla",
 ) -> Float[Array, "B T N H"]:
-    """Causal self-attention that never crosses from one segment of a row into another."""
+    """Causal self-attention that never crosses from one segment of a row into another.
+
+    With a `window`, a token sees itself and the `window - 1` before it; it may be traced, so that
+    layers of different windows can share a scan.
+    """
     if backend != "xla":
         raise ValueError(f"attention backend {backend!r} is unknown; known: 'xla'")
     rows, length, heads, head_dim = q_BTNH.shape

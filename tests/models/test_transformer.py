@@ -13,11 +13,13 @@ from r1jax import models
 from r1jax.models import transformer
 from r1jax.ops.kv_cache import LayerCache
 from r1jax.ops.logprobs import token_logprobs
+from r1jax.ops.rope import RopeScaling
 
 VARIANTS = {
     "llama": {},
     "qwen2": {"qkv_bias": True, "kv_heads": 4},
     "qwen3": {"qk_norm": True, "kv_heads": 1, "tied_head": False},
+    "windowed": {"windows": (0, 3), "rope_scaling": RopeScaling("yarn", 4.0, 8, magnitude=1.2)},
 }
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
@@ -32,24 +34,31 @@ def norm_by_hand(x, scale):
     return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + TINY.norm_eps) * scale
 
 
-def rotate_by_hand(x):
+def rotate_by_hand(config, x):
     """x: [T, heads, H] at positions 0, 1, ..."""
-    half = x.shape[-1] // 2
-    turns = np.arange(len(x))[:, None] * TINY.rope_theta ** (-np.arange(half) / half)
+    half, scaling = x.shape[-1] // 2, config.rope_scaling
+    inv_freq = TINY.rope_theta ** (-np.arange(half) / half)
+    if scaling.kind == "yarn":
+        # Of 8 positions no plane turns once: all but the first, where the ramp starts, are slowed.
+        inv_freq = np.concatenate([inv_freq[:1], inv_freq[1:] / scaling.factor])
+        x = x * scaling.magnitude
+    turns = np.arange(len(x))[:, None] * inv_freq
     turned = (x[..., :half] + 1j * x[..., half:]) * np.exp(1j * turns)[:, None]
     return np.concatenate([turned.real, turned.imag], axis=-1)
 
 
-def attention_by_hand(config, p, x):
+def attention_by_hand(config, p, x, window):
     q, k, v = (np.einsum("td,dnh->tnh", x, p[name]) for name in ("query", "key", "value"))
     if config.qkv_bias:
         q, k, v = q + p["query_bias"], k + p["key_bias"], v + p["value_bias"]
     if config.qk_norm:
         q, k = norm_by_hand(q, p["query_norm"]), norm_by_hand(k, p["key_norm"])
-    q, k = rotate_by_hand(q), rotate_by_hand(k)
+    q, k = rotate_by_hand(config, q), rotate_by_hand(config, k)
     k, v = (np.repeat(y, config.heads // config.kv_heads, axis=1) for y in (k, v))
     scores = np.einsum("tnh,snh->nts", q, k) / np.sqrt(config.head_dim)
-    scores = np.where(np.tril(np.ones(scores.shape[1:], bool)), scores, -np.inf)
+    visible = np.tril(np.ones(scores.shape[1:], bool))
+    visible &= ~np.tril(visible, -(window or len(x)))
+    scores = np.where(visible, scores, -np.inf)
     return np.einsum("nts,snh,nhd->td", softmax(scores), v, p["out"])
 
 
@@ -59,7 +68,8 @@ def logits_by_hand(config, params, tokens):
     x = params["embedding"][tokens]
     for layer in range(config.layers):
         p = jax.tree.map(lambda leaf: leaf[layer], params["layers"]["block"])  # noqa: B023
-        x = x + attention_by_hand(config, p["attention"], norm_by_hand(x, p["attention_norm"]))
+        normed = norm_by_hand(x, p["attention_norm"])
+        x = x + attention_by_hand(config, p["attention"], normed, config.layer_windows[layer])
         normed = norm_by_hand(x, p["mlp_norm"])
         gate = normed @ p["gate"]
         x = x + (gate / (1 + np.exp(-gate)) * (normed @ p["up"])) @ p["down"]

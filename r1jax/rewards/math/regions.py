@@ -4,6 +4,7 @@ operations alike.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -378,9 +379,9 @@ class _Maker:
         if len(poly) < 2:
             return []
         self.budget.charge(20 * len(poly) ** 2)
-        coefficients = [self.ctx.mpf(c.numerator) / c.denominator for c in reversed(poly)]
+        ascending = [self.ctx.mpf(c.numerator) / c.denominator for c in poly]
         try:
-            roots = self.ctx.polyroots(coefficients, maxsteps=200, extraprec=200)
+            roots = _complex_roots(self.ctx, ascending)
         except self.ctx.NoConvergence as error:
             raise TooCostly("roots") from error
         return sorted(
@@ -388,6 +389,14 @@ class _Maker:
             for r in roots
             if abs(self.ctx.im(r)) < self.ctx.mpf("1e-25") * (1 + abs(r))
         )
+
+
+def _complex_roots(ctx: Value, ascending: list[Value]) -> list[Value]:
+    """mpmath 1.4 wants the lowest power first, and to be told so; 1.3 knows the highest first."""
+    options = {"maxsteps": 200, "extraprec": 200}
+    if "asc" in inspect.signature(ctx.polyroots).parameters:
+        return ctx.polyroots(ascending, asc=True, **options)
+    return ctx.polyroots(ascending[::-1], **options)
 
 
 def _between(ctx: Value, low: Value, high: Value) -> Value:

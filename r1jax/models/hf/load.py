@@ -1,0 +1,160 @@
+"""A checkpoint's tensors, straight into the arrays they will be trained in.
+
+Each device's shard of each parameter is cut from the files by itself, so beside the
+arrays themselves a host holds one shard at a time, whatever the model's size.
+"""
+
+import dataclasses
+import functools
+import gc
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Sharding, SingleDeviceSharding
+from jax.typing import DTypeLike
+
+from r1jax import mesh as mesh_lib
+from r1jax.errors import UserError
+from r1jax.models.hf import files, names
+from r1jax.models.hf.config import read_config
+from r1jax.models.hf.hub import find_folder
+from r1jax.models.transformer import Transformer, init_params, logical_axes
+from r1jax.types import Params
+
+Tensors = Mapping[str, files.Tensor]
+Index = tuple[slice, ...]
+
+
+def load(
+    source: str | pathlib.Path,
+    *,
+    dtype: DTypeLike | None = None,
+    compute_dtype: DTypeLike | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    **changes: Any,
+) -> tuple[Transformer, Params]:
+    """(module, parameters) of a Hugging Face folder or hub id.
+
+    dtype: of the parameters; None = as the files have them. Train from float32.
+    compute_dtype: of activations; None = the parameters' (float32 for float16).
+    mesh: parameters are split over it by `mesh.RULES`; None = whole, on the first device.
+    changes: other fields of the `ModelConfig`, such as `remat="full"`.
+    """
+    folder = find_folder(source)
+    path = folder / "config.json"
+    config = dataclasses.replace(read_config(files.read_json(path), where=str(path)), **changes)
+    tensors = files.open_folder(folder)
+    shapes = jax.eval_shape(functools.partial(init_params, Transformer(config)), 0)
+    _check_tensors(folder, tensors, names.pieces(shapes), tied=config.tied_head)
+    dtypes = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: (
+            _source_dtype(tensors, path, leaf) if dtype is None else jnp.dtype(dtype)
+        ),
+        shapes,
+    )
+    params = jax.tree_util.tree_map_with_path(
+        functools.partial(_assemble, tensors), shapes, dtypes, _shardings(mesh, shapes)
+    )
+    if compute_dtype is None:
+        compute_dtype = "bfloat16" if dtypes["embedding"] == jnp.bfloat16 else "float32"
+    return Transformer(dataclasses.replace(config, dtype=jnp.dtype(compute_dtype).name)), params
+
+
+def _shardings(mesh: jax.sharding.Mesh | None, shapes: Params) -> Any:
+    if mesh is not None:
+        return mesh_lib.param_shardings(mesh, shapes, logical_axes(shapes))
+    whole = SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda _: whole, shapes)
+
+
+def _check_tensors(
+    folder: pathlib.Path, tensors: Tensors, pieces: Mapping[str, names.Piece], *, tied: bool
+) -> None:
+    """Every tensor that the config asks for is there, in its shape, and no other."""
+    missing = [name for name in pieces if name not in tensors]
+    extra = [name for name in tensors if name not in pieces and not _is_buffer(name)]
+    if tied and names.HEAD in extra and names.EMBEDDING in tensors:
+        # Some files repeat a tied head. One of another value would mean that it is not tied.
+        if not _same_bytes(tensors[names.HEAD], tensors[names.EMBEDDING]):
+            raise UserError(
+                f"{folder}: config.json says tie_word_embeddings, but {names.HEAD} differs from "
+                f"{names.EMBEDDING}: set it to false"
+            )
+        extra.remove(names.HEAD)
+    if missing or extra:
+        parts = [("missing", missing), ("not part of this model", extra)]
+        said = "; ".join(f"{what}: {files.listed(which)}" for what, which in parts if which)
+        raise UserError(f"{folder}: tensors do not match config.json; {said}")
+    wrong = [
+        f"{name} {list(tensors[name].shape)} instead of {list(piece.shape)}"
+        for name, piece in pieces.items()
+        if tensors[name].shape != piece.shape
+    ]
+    if wrong:
+        raise UserError(f"{folder}: shapes do not match config.json: {files.listed(wrong)}")
+
+
+def _is_buffer(name: str) -> bool:
+    """Old exports wrote RoPE's frequencies down; they follow from the config."""
+    return name.endswith("rotary_emb.inv_freq")
+
+
+def _same_bytes(left: files.Tensor, right: files.Tensor) -> bool:
+    if left.shape != right.shape or left.code != right.code:
+        return False
+    rows = zip(left.array(), right.array(), strict=True)
+    return all(np.array_equal(one, other) for one, other in rows)
+
+
+def _source_dtype(tensors: Tensors, path: tuple[Any, ...], leaf: Any) -> np.dtype:
+    source = names.source_of(path)
+    stack = [tensors[source.tensor_name(place)] for place in names.places(source, leaf.shape)]
+    found = {tensor.dtype for tensor in stack}
+    if len(found) > 1:
+        kinds = ", ".join(sorted(str(dtype) for dtype in found))
+        raise UserError(
+            f"{stack[0].path.parent}: {source.name} is of {kinds} in different layers; "
+            "give load a dtype"
+        )
+    return found.pop()
+
+
+def _assemble(
+    tensors: Tensors, path: tuple[Any, ...], leaf: Any, dtype: np.dtype, sharding: Sharding
+) -> jax.Array:
+    """One parameter, shard after shard; replicas of a shard are read once."""
+    source = names.source_of(path)
+    devices_of: dict[tuple[tuple[int, int, int], ...], list[Any]] = {}
+    for device, index in sharding.addressable_devices_indices_map(leaf.shape).items():
+        ranges = zip(index or (), leaf.shape, strict=True)
+        key = tuple(cut.indices(size) for cut, size in ranges)
+        devices_of.setdefault(key, []).append(device)
+    shards = []
+    for key, devices in devices_of.items():
+        shard = _read_shard(tensors, source, leaf.shape, key, dtype)
+        copies = [jax.device_put(shard, device) for device in devices]
+        shards += jax.block_until_ready(copies)
+        del shard
+        gc.collect(0)  # only here does jax let go of the host's copies that devices have taken
+    return jax.make_array_from_single_device_arrays(leaf.shape, sharding, shards)
+
+
+def _read_shard(
+    tensors: Tensors,
+    source: names.Source,
+    shape: tuple[int, ...],
+    key: tuple[tuple[int, int, int], ...],
+    dtype: np.dtype,
+) -> np.ndarray:
+    spans = [range(*span) for span in key]
+    cut = tuple(slice(*span) for span in key[source.stacked :])
+    shard = np.empty([len(span) for span in spans], dtype)
+    for here in np.ndindex(*map(len, spans[: source.stacked])):
+        place = tuple(span[i] for span, i in zip(spans, here, strict=False))
+        tensor = tensors[source.tensor_name(place)].array()
+        shard[here] = source.to_parameter(tensor, shape)[cut]
+    return shard

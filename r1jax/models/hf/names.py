@@ -1,0 +1,126 @@
+"""Which tensor of a checkpoint is which parameter.
+
+Checkpoints hold one matrix `[out, in]` per layer and projection; parameters are `[in, out]` with
+heads as axes of their own, and layers stacked in front. So a parameter is a checkpoint's tensors,
+reshaped, transposed, stacked: all of it done by views, in both directions.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from r1jax.types import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """The tensors of one parameter. `inputs` of its axes, after the stacked ones, are summed over
+    when it is applied; they come last in a checkpoint. None = no matrix, axes stay in order."""
+
+    name: str  # {layer} where it is one of a stack
+    inputs: int | None = None
+
+    @property
+    def stacked(self) -> int:
+        return self.name.count("{")
+
+    def tensor_name(self, place: tuple[int, ...]) -> str:
+        return self.name.format(*place)
+
+    def tensor_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of each tensor of a parameter of this shape."""
+        rest = shape[self.stacked :]
+        if self.inputs is None:
+            # Biases are flat in a checkpoint; an embedding is as it is here.
+            return rest if self.stacked == 0 else (math.prod(rest),)
+        return math.prod(rest[self.inputs :]), math.prod(rest[: self.inputs])
+
+    def to_parameter(self, tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """A view of a checkpoint's tensor as the parameter's axes after the stacked ones."""
+        rest = shape[self.stacked :]
+        if self.inputs is None:
+            return tensor.reshape(rest)
+        outputs = len(rest) - self.inputs
+        turned = tensor.reshape(rest[self.inputs :] + rest[: self.inputs])
+        return turned.transpose(*range(outputs, len(rest)), *range(outputs))
+
+    def to_tensor(self, parameter: np.ndarray) -> np.ndarray:
+        """The way back, of one place of the stack."""
+        shape = self.tensor_shape((0,) * self.stacked + parameter.shape)
+        if self.inputs is None:
+            return parameter.reshape(shape)
+        axes = range(parameter.ndim)
+        return parameter.transpose(*axes[self.inputs :], *axes[: self.inputs]).reshape(shape)
+
+
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+_ATTENTION = "model.layers.{}.self_attn."
+_MLP = "model.layers.{}.mlp."
+
+# By path in the parameter tree.
+SOURCES: Mapping[str, Source] = {
+    "embedding": Source(EMBEDDING),
+    "layers/block/attention_norm": Source("model.layers.{}.input_layernorm.weight"),
+    "layers/block/attention/query": Source(_ATTENTION + "q_proj.weight", 1),
+    "layers/block/attention/key": Source(_ATTENTION + "k_proj.weight", 1),
+    "layers/block/attention/value": Source(_ATTENTION + "v_proj.weight", 1),
+    "layers/block/attention/query_bias": Source(_ATTENTION + "q_proj.bias"),
+    "layers/block/attention/key_bias": Source(_ATTENTION + "k_proj.bias"),
+    "layers/block/attention/value_bias": Source(_ATTENTION + "v_proj.bias"),
+    "layers/block/attention/query_norm": Source(_ATTENTION + "q_norm.weight"),
+    "layers/block/attention/key_norm": Source(_ATTENTION + "k_norm.weight"),
+    "layers/block/attention/out": Source(_ATTENTION + "o_proj.weight", 2),
+    "layers/block/mlp_norm": Source("model.layers.{}.post_attention_layernorm.weight"),
+    "layers/block/gate": Source(_MLP + "gate_proj.weight", 1),
+    "layers/block/up": Source(_MLP + "up_proj.weight", 1),
+    "layers/block/down": Source(_MLP + "down_proj.weight", 1),
+    "final_norm": Source("model.norm.weight"),
+    "head": Source(HEAD, 1),
+}
+
+
+def path_of(path: tuple[Any, ...]) -> str:
+    return "/".join(entry.key for entry in path)
+
+
+def source_of(path: tuple[Any, ...]) -> Source:
+    return SOURCES[path_of(path)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """One tensor of a checkpoint: the parameter it is of, and its place in the stack."""
+
+    path: str
+    source: Source
+    place: tuple[int, ...]
+    shape: tuple[int, ...]  # of the tensor
+
+
+def pieces(shapes: Params) -> dict[str, Piece]:
+    """All tensors that the checkpoint of a model has: by name, in the order they are used."""
+    found = {}
+    order = {path: number for number, path in enumerate(SOURCES)}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+        source = source_of(path)
+        for place in places(source, leaf.shape):
+            piece = Piece(path_of(path), source, place, source.tensor_shape(leaf.shape))
+            found[source.tensor_name(place)] = piece
+
+    def when_used(item: tuple[str, Piece]) -> tuple[int, ...]:
+        piece = item[1]
+        behind_all = np.iinfo(np.int32).max
+        layer = -1 if piece.path == "embedding" else next(iter(piece.place), behind_all)
+        return layer, order[piece.path], *piece.place[1:]
+
+    return dict(sorted(found.items(), key=when_used))
+
+
+def places(source: Source, shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    return itertools.product(*map(range, shape[: source.stacked]))

@@ -1,0 +1,477 @@
+"""Checkpoints in and out: the models that transformers computed with, bytes kept, nothing half."""
+
+import json
+import os
+import pathlib
+import shutil
+import sys
+import tracemalloc
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import TINY, make_tiny
+
+from r1jax import mesh as mesh_lib
+from r1jax import models, rollout
+from r1jax.errors import UserError
+from r1jax.models import transformer
+from r1jax.models.hf import files, save
+from r1jax.ops.rope import RopeScaling
+from r1jax.ops.sampling import SamplingParams
+
+# Checkpoints with what transformers makes of them; tests/oracle/test_models_dense.py writes them.
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "models"
+CASES = sorted(path.name for path in GOLDEN.iterdir())
+every_case = pytest.mark.parametrize("case", CASES)
+
+apply = jax.jit(
+    lambda module, params, tokens: module.apply({"params": params}, tokens), static_argnums=0
+)
+
+
+def equal_trees(left, right):
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+@every_case
+def test_logits_are_those_of_transformers(case):
+    wanted = np.load(GOLDEN / case / "wanted.npz")
+    module, params = models.load(GOLDEN / case, dtype="float32")
+    logits = apply(module, params, jnp.asarray(wanted["tokens"], jnp.int32))
+    np.testing.assert_allclose(logits, wanted["logits"], atol=2e-5)
+
+
+@every_case
+def test_greedy_responses_are_those_of_transformers(case):
+    """The decoding path: windows, scaled RoPE and all."""
+    wanted = np.load(GOLDEN / case / "wanted.npz")
+    module, params = models.load(GOLDEN / case, dtype="float32")
+    rollouts = rollout.generate(
+        module,
+        params,
+        wanted["tokens"].tolist(),
+        sampling=SamplingParams(temperature=0.0, max_tokens=wanted["greedy"].shape[1]),
+        samples_per_prompt=1,
+        seed=0,
+    )
+    np.testing.assert_array_equal(rollouts.tokens, wanted["greedy"])
+
+
+@every_case
+def test_what_was_loaded_is_saved_bit_for_bit(case, tmp_path):
+    module, params = models.load(GOLDEN / case)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}
+    assert module.config.compute_dtype == jnp.bfloat16
+    models.save_hf(module, params, tmp_path / "out", shard_bytes=4000)
+    assert len(list(tmp_path.glob("out/*.safetensors"))) > 2
+    before, after = files.open_folder(GOLDEN / case), files.open_folder(tmp_path / "out")
+    assert set(before) == set(after)
+    for name in before:
+        assert before[name].code == after[name].code
+        assert before[name].array().tobytes() == after[name].array().tobytes()
+    again, params_again = models.load(tmp_path / "out")
+    assert again == module
+    equal_trees(params, params_again)
+
+
+@pytest.mark.parametrize("source", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("wanted", ["float32", "bfloat16"])
+def test_every_source_dtype_becomes_every_dtype(source, wanted, tmp_path):
+    module, params = make_tiny()
+    models.save_hf(module, params, tmp_path / "out", dtype=source)
+    _, loaded = models.load(tmp_path / "out", dtype=wanted)
+    equal_trees(loaded, jax.tree.map(lambda leaf: leaf.astype(source).astype(wanted), params))
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 1), (1, 1, 8), (2, 2, 2)])
+def test_split_over_devices_nothing_changes(shape):
+    mesh = mesh_lib.make_mesh(*shape)
+    _, whole = models.load(GOLDEN / "llama2")
+    _, split = models.load(GOLDEN / "llama2", mesh=mesh)
+    equal_trees(whole, split)
+    wanted = mesh_lib.param_shardings(mesh, whole, transformer.logical_axes(whole))
+    jax.tree.map(lambda leaf, sharding: leaf.sharding == sharding or 1 / 0, split, wanted)
+    sizes = {leaf.sharding.shard_shape(leaf.shape) != leaf.shape for leaf in jax.tree.leaves(split)}
+    assert True in sizes
+
+
+def test_split_arrays_are_saved_as_whole_ones_are(tmp_path):
+    module, split = models.load(GOLDEN / "qwen2.5_yarn", mesh=mesh_lib.make_mesh(2, 2, 2))
+    models.save_hf(module, split, tmp_path / "out")
+    before, after = files.open_folder(GOLDEN / "qwen2.5_yarn"), files.open_folder(tmp_path / "out")
+    for name in before:
+        assert before[name].array().tobytes() == after[name].array().tobytes()
+
+
+def peak_of(function):
+    tracemalloc.start()
+    try:
+        function()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def empty_off_by_one(shape, dtype):
+    """A CPU device takes an aligned buffer over as it is: no copy, so nothing to count."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    room = np.zeros(size + 64 + 4, np.uint8)
+    start = -room.ctypes.data % 64 + 4
+    return room[start : start + size].view(dtype).reshape(shape)
+
+
+@pytest.mark.parametrize("fsdp", [1, 8])
+def test_loading_holds_one_shard_at_a_time(fsdp, tmp_path, monkeypatch):
+    module, params = make_tiny(width=256, ffn=2048, layers=4)
+    models.save_hf(module, params, tmp_path / "out", dtype="float16")
+    mesh = mesh_lib.make_mesh(1, fsdp, 1)
+    # Once before it is measured: imports and caches are not what loading holds.
+    models.load(tmp_path / "out", mesh=mesh)
+    monkeypatch.setattr(np, "empty", empty_off_by_one)
+    peak = peak_of(lambda: models.load(tmp_path / "out", dtype="float32", mesh=mesh))
+    largest = max(leaf.nbytes for leaf in jax.tree.leaves(params)) // fsdp
+    assert largest <= peak < largest + 500_000
+
+
+def test_saving_holds_one_tensor_of_one_layer(tmp_path):
+    module, params = make_tiny(width=256, ffn=2048, layers=8)
+    models.save_hf(module, params, tmp_path / "first")
+    peak = peak_of(lambda: models.save_hf(module, params, tmp_path / "second"))
+    one = params["layers"]["block"]["gate"][0].nbytes
+    assert peak < 3 * one + 500_000
+
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 24,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+
+
+def read(**changes):
+    return models.hf.config.read_config({**CONFIG, **changes}, where="config.json")
+
+
+def test_what_a_config_leaves_out_is_what_transformers_assumes():
+    config = read()
+    assert (config.kv_heads, config.head_dim, config.rope_theta) == (4, 4, 10_000.0)
+    assert (config.norm_eps, config.tied_head, config.max_positions) == (1e-6, False, 2048)
+    assert read(architectures=["Qwen3ForCausalLM"], num_key_value_heads=2).head_dim == 128
+    assert read(architectures=None, model_type="qwen2", num_key_value_heads=2).qkv_bias
+
+
+def test_both_forms_of_rope_fields_are_read():
+    llama3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    llama3 |= {"original_max_position_embeddings": 8192, "rope_type": "llama3"}
+    older = read(rope_theta=5e5, rope_scaling=llama3)
+    newer = read(rope_parameters={**llama3, "rope_theta": 5e5})
+    assert older == newer
+    assert older.rope_scaling == RopeScaling("llama3", 8.0, 8192, 1.0, 4.0)
+    assert read(rope_scaling={"type": "linear", "factor": 2}).rope_scaling.factor == 2.0
+
+
+@pytest.mark.parametrize(
+    ("fields", "windows"),
+    [
+        ({"use_sliding_window": False, "sliding_window": 9, "max_window_layers": 0}, ()),
+        ({"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1}, (0, 9)),
+        ({"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 5}, ()),
+        (
+            {
+                "use_sliding_window": True,
+                "sliding_window": 9,
+                "max_window_layers": 2,
+                "layer_types": ["sliding_attention", "full_attention"],
+            },
+            (9, 0),
+        ),
+    ],
+)
+def test_window_fields_are_honoured(fields, windows):
+    qwen2 = {"architectures": ["Qwen2ForCausalLM"], "num_key_value_heads": 2}
+    assert read(**qwen2, **fields).windows == windows
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"architectures": ["GemmaForCausalLM"]}, ["GemmaForCausalLM", "Qwen3ForCausalLM"]),
+        ({"architectures": [], "model_type": "mamba"}, ["mamba", "LlamaForCausalLM"]),
+        ({"attention_bias": True}, ["attention_bias=True"]),
+        ({"mlp_bias": True}, ["mlp_bias=True"]),
+        ({"hidden_act": "gelu"}, ["hidden_act='gelu'"]),
+        ({"attention_dropout": 0.1}, ["attention_dropout=0.1"]),
+        ({"quantization_config": {"quant_method": "fp8"}}, ["quantization_config"]),
+        ({"sliding_window": 128}, ["sliding_window=128"]),
+        ({"logit_soft_cap": 30.0}, ["logit_soft_cap=30.0"]),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, ["dynamic", "llama3"]),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, ["llama3", "needs"]),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0, "odd": 1}}, ["odd"]),
+        ({"rope_scaling": {"type": "linear", "factor": 0.0}}, ["factor"]),
+        ({"partial_rotary_factor": 0.5}, ["partial_rotary_factor"]),
+        ({"hidden_size": 18}, ["hidden_size=18", "num_attention_heads=4"]),
+        ({"num_key_value_heads": 3}, ["kv_heads=3"]),
+        ({"vocab_size": "24"}, ["vocab_size", "'24'"]),
+        ({"hidden_size": None}, ["hidden_size"]),
+    ],
+)
+def test_what_cannot_be_computed_is_refused_by_name(changes, words):
+    with pytest.raises(UserError) as caught:
+        read(**changes)
+    for word in ["config.json", *words]:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return shutil.copytree(GOLDEN / "llama3.1", tmp_path / "model")
+
+
+def edit(path, change):
+    fields = json.loads(path.read_text())
+    change(fields)
+    path.write_text(json.dumps(fields))
+
+
+def rewrite(folder, change):
+    """The weights again, after `change` of the dict of arrays."""
+    path = folder / files.SINGLE
+    arrays = {name: np.array(t.array()) for name, t in files.read_header(path).items()}
+    change(arrays)
+    about = {name: (array.shape, array.dtype) for name, array in arrays.items()}
+    files.write_file(path, about, arrays.__getitem__)
+
+
+def cut(folder, keep):
+    path = folder / files.SINGLE
+    path.write_bytes(path.read_bytes()[:keep])
+
+
+def corrupt(folder, at, text):
+    path = folder / files.SINGLE
+    data = bytearray(path.read_bytes())
+    data[at : at + len(text)] = text
+    path.write_bytes(data)
+
+
+def make_sharded(folder):
+    module, params = models.load(folder)
+    models.save_hf(module, params, folder.with_name("sharded"), shard_bytes=4000)
+    shutil.rmtree(folder)
+    folder.with_name("sharded").rename(folder)
+
+
+def without_a_shard(folder):
+    make_sharded(folder)
+    sorted(folder.glob("model-*"))[1].unlink()
+
+
+def index_too_long(folder):
+    make_sharded(folder)
+    name = sorted(folder.glob("model-*"))[0].name
+    edit(folder / files.INDEX, lambda index: index["weight_map"].update(ghost=name))
+
+
+NORM, GATE = "model.norm.weight", "model.layers.0.mlp.gate_proj.weight"
+BROKEN = {
+    "missing": (lambda f: rewrite(f, lambda a: a.pop(GATE)), ["missing", GATE]),
+    "extra": (lambda f: rewrite(f, lambda a: a.update(odd=a[NORM])), ["not part", "odd"]),
+    "shape": (
+        lambda f: rewrite(f, lambda a: a.update({NORM: a[NORM][:-1]})),
+        [NORM, "[47] instead of [48]"],
+    ),
+    "integers": (lambda f: corrupt(f, 8, b'{"a":{"dtype":"I8"'), ["corrupt"]),
+    "no bytes": (lambda f: cut(f, 0), ["truncated"]),
+    "half a header": (lambda f: cut(f, 100), ["truncated"]),
+    "one byte short": (lambda f: cut(f, -1), ["truncated"]),
+    "header of noise": (lambda f: corrupt(f, 8, b"\xff\xfe"), ["corrupt", "header"]),
+    "no shard": (without_a_shard, ["model-00002-of-", "not there"]),
+    "index": (index_too_long, ["ghost"]),
+    "no weights": (lambda f: (f / files.SINGLE).unlink(), ["no weights", files.SINGLE]),
+    "pickles": (
+        lambda f: (f / files.SINGLE).rename(f / "pytorch_model.bin"),
+        ["pickle", "save_pretrained"],
+    ),
+    "no config": (lambda f: (f / "config.json").unlink(), ["config.json", "no such file"]),
+    "config of noise": (lambda f: (f / "config.json").write_text("{"), ["config.json", "JSON"]),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_broken_checkpoints_end_in_one_line_that_says_what(fault, folder):
+    break_it, words = BROKEN[fault]
+    break_it(folder)
+    with pytest.raises(UserError) as caught:
+        models.load(folder)
+    for word in [str(folder), *words]:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_repeated_tied_head_is_accepted_only_if_it_is_the_same(tmp_path):
+    folder = shutil.copytree(GOLDEN / "qwen3_tied", tmp_path / "model")
+    embedding = "model.embed_tokens.weight"
+    rewrite(folder, lambda arrays: arrays.update({"lm_head.weight": arrays[embedding]}))
+    models.load(folder)
+    rewrite(folder, lambda arrays: arrays.update({"lm_head.weight": -arrays[embedding]}))
+    with pytest.raises(UserError, match="tie_word_embeddings"):
+        models.load(folder)
+
+
+def test_frequencies_of_old_exports_are_not_missed(folder):
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    rewrite(folder, lambda arrays: arrays.update({name: np.ones(4, np.float32)}))
+    models.load(folder)
+
+
+def test_layers_of_different_dtypes_need_a_choice(folder):
+    rewrite(folder, lambda arrays: arrays.update({GATE: arrays[GATE].astype(np.float32)}))
+    with pytest.raises(UserError, match="gate_proj"):
+        models.load(folder)
+    models.load(folder, dtype="float32")
+
+
+@pytest.mark.parametrize("name", ["owner/model", "no/such/folder", "nothing"])
+def test_a_name_that_is_nowhere_says_which_files_are_wanted(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError) as caught:
+        models.load(name)
+    words = ["config.json", files.SINGLE, "./owner/model"] if name == "owner/model" else [name]
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_hub_id_is_fetched_by_the_hub_client(monkeypatch):
+    class Client:
+        def snapshot_download(self, hub_id, *, allow_patterns):
+            assert hub_id == "owner/model"
+            assert "*.safetensors" in allow_patterns
+            return str(GOLDEN / "llama2")
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", Client())
+    equal_trees(models.load("owner/model")[1], models.load(GOLDEN / "llama2")[1])
+
+
+def test_a_hub_that_cannot_be_reached_ends_in_one_line(monkeypatch):
+    class Client:
+        def snapshot_download(self, hub_id, *, allow_patterns):
+            raise ConnectionError("no route\nto host")
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", Client())
+    with pytest.raises(UserError, match="no route") as caught:
+        models.load("owner/model")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_leaves_no_half_folder(monkeypatch, tmp_path):
+    real, written = files.write_file, []
+
+    def write_until_full(path, tensors, fetch):
+        if written:
+            raise OSError(28, "No space left on device")
+        written.append(path)
+        real(path, tensors, fetch)
+
+    monkeypatch.setattr(save.files, "write_file", write_until_full)
+    module, params = make_tiny()
+    with pytest.raises(UserError, match="disk is full"):
+        models.save_hf(module, params, tmp_path / "out", shard_bytes=4000)
+    assert written
+    assert not os.listdir(tmp_path)
+
+
+def test_a_folder_with_something_in_it_is_not_overwritten(tmp_path):
+    module, params = make_tiny()
+    (tmp_path / "out").mkdir()
+    models.save_hf(module, params, tmp_path / "out")
+    before = sorted((tmp_path / "out").iterdir())
+    with pytest.raises(UserError, match="is there already"):
+        models.save_hf(module, params, tmp_path / "out")
+    assert sorted((tmp_path / "out").iterdir()) == before
+    assert os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"qkv_bias": True, "qk_norm": True},
+        {"windows": (0, 4)},
+        {"qk_norm": True, "windows": (3, 4)},
+    ],
+)
+def test_a_model_of_no_family_cannot_be_exported(changes, tmp_path):
+    module, params = make_tiny(**changes)
+    with pytest.raises(UserError, match="cannot be exported"):
+        models.save_hf(module, params, tmp_path / "out")
+    assert not os.listdir(tmp_path)
+
+
+def test_an_export_of_many_processes_is_refused(monkeypatch, tmp_path):
+    module, params = make_tiny()
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match="2 processes"):
+        models.save_hf(module, params, tmp_path / "out")
+    assert not os.listdir(tmp_path)
+
+
+class TokenizerStandIn:
+    bos_token_id, eos_token_id, pad_token_id = 1, 2, None
+
+    def save_pretrained(self, folder):
+        (folder / "tokenizer.json").write_text("{}")
+
+
+def test_a_tokenizer_and_its_ids_go_along(tmp_path):
+    module, params = make_tiny()
+    models.save_hf(module, params, tmp_path / "out", tokenizer=TokenizerStandIn())
+    assert (tmp_path / "out" / "tokenizer.json").is_file()
+    for name in ("config.json", "generation_config.json"):
+        fields = files.read_json(tmp_path / "out" / name)
+        assert (fields["bos_token_id"], fields["eos_token_id"]) == (1, 2)
+        assert "pad_token_id" not in fields
+    with pytest.raises(UserError, match="leave tokenizer out"):
+        models.save_hf(module, params, tmp_path / "other", tokenizer=object())
+
+
+def test_what_came_with_a_model_goes_with_it(folder, tmp_path):
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    (folder / "generation_config.json").write_text('{"eos_token_id": [3, 4], "top_p": 0.9}')
+    (folder / "notes.txt").write_text("not wanted")
+    edit(folder / "config.json", lambda fields: fields.update(eos_token_id=[3, 4]))
+    module, params = models.load(folder)
+    out = tmp_path / "out"
+    models.save_hf(module, params, out, like=folder)
+    for name in ("tokenizer.json", "chat_template.jinja", "generation_config.json"):
+        assert (out / name).read_bytes() == (folder / name).read_bytes()
+    assert files.read_json(out / "config.json")["eos_token_id"] == [3, 4]
+    assert not (out / "notes.txt").exists()
+    assert models.load(out)[0].config == module.config
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        RopeScaling("linear", 4.0),
+        RopeScaling("llama3", 32.0, 8192, 1.0, 4.0),
+        RopeScaling("yarn", 4.0, 32768, magnitude=1.25, truncate=False, beta_fast=16.0),
+    ],
+)
+def test_scaled_rope_survives_an_export(scaling, tmp_path):
+    module, params = make_tiny(rope_scaling=scaling, max_positions=99, rope_theta=7e5)
+    models.save_hf(module, params, tmp_path / "out")
+    assert models.load(tmp_path / "out")[0] == module
+
+
+def test_windows_must_be_one_for_each_layer():
+    with pytest.raises(ValueError, match=r"model.windows=\(4,\)"):
+        make_tiny(windows=(4,))
+    assert make_tiny(windows=(0, 4))[0].config.layer_windows == (None, 4)
+    assert TINY.layer_windows == (None, None)
