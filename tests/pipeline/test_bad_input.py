@@ -142,7 +142,7 @@ def test_command_line_mistakes(runs, arguments):
     assert CLI[arguments].lower() in done.stderr.lower()
 
 
-COMMANDS = [[], ["train"], ["report"], ["sample"], ["evaluate"], ["presets"]]
+COMMANDS = [[], ["train"], ["report"], ["sample"], ["evaluate"], ["convert"], ["presets"]]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
