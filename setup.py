@@ -23,6 +23,7 @@ CORE = [
     "jaxtyping>=0.3.11",
     "mpmath>=1.3",
 ]
+HF = ["transformers>=5.23", "huggingface_hub>=2.4"]
 TEST = ["pytest>=9.0", "beartype>=0.23", "hypothesis>=6.150"]
 
 setup(
@@ -38,10 +39,10 @@ setup(
     install_requires=CORE,
     extras_require={
         "test": TEST,
-        "dev": [*TEST, "ruff>=0.17", "pyright>=1.1.414", "pre-commit"],
+        "dev": [*TEST, *HF, "ruff>=0.17", "pyright>=1.1.414", "pre-commit"],
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda": ["jax[cuda13]>=0.10.2"],
-        "hf": ["transformers>=5.23", "huggingface_hub>=2.4"],
+        "hf": HF,
         "oracle": ["torch>=2.13", "transformers>=5.12", "trl>=1.16", "omegaconf>=2.3"],
         "notebooks": ["jupyterlab", "nbclient", "matplotlib"],
         "tensorboard": ["tensorboardX>=2.6.5"],

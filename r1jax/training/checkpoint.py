@@ -77,6 +77,7 @@ class Checkpoints:
 
     def save(self, step: int, state: Any, run: dict[str, Any]) -> None:
         """Start writing; returns once the arrays are safe from being overwritten."""
+        self.wait()  # what is still being written takes room too
         self._require_room(step, state)
         run = {**run, "seal": seal(state, run)}
         try:
