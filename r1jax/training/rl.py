@@ -73,7 +73,7 @@ def train_rl(session: Session, base_params: Params) -> TrainState:
         with clock("update"):
             stats = []
             for batch, used in batches:
-                batch = with_reference(setup, reference, batch, used)
+                batch = with_reference(setup, reference, setup.place(batch), used)
                 state, update_stats = update(state, batch, np.int32(used))
                 stats.append(update_stats)
         log.pending = Finished(step, graded, stats, [batch for batch, _ in batches])

@@ -17,7 +17,7 @@ from r1jax.models import Transformer, init_params
 from r1jax.models.transformer import logical_axes
 from r1jax.ops.sampling import SamplingParams
 from r1jax.training.step import init_state
-from r1jax.types import Params, PromptBatch, TrainState
+from r1jax.types import PackedBatch, Params, PromptBatch, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +35,10 @@ class Setup:
     @property
     def sampling(self) -> SamplingParams:
         return dataclasses.replace(self.config.sampling, stop_ids=(self.tokenizer.eos_token_id,))
+
+    def place(self, batch: PackedBatch) -> PackedBatch:
+        """Micro-batches on the devices, the rows of each split over them."""
+        return jax.device_put(batch, mesh_lib.batch_sharding(self.mesh, None))
 
     def prompts(self, split: str, start: int, count: int) -> PromptBatch:
         """`count` prompts from place `start` of a split's endless stream."""

@@ -58,6 +58,7 @@ def _train(session, state, optimizer, checkpoints, first):
     progress = session.progress(PHASE, steps, first)
     for step in range(first, steps):
         batch, used = corpus_batch(setup, shape, step)
+        batch = setup.place(batch)
         state, stats = update(state, batch, np.int32(used))
         done = step + 1
         stopping = session.interrupts.received is not None
