@@ -6,7 +6,7 @@ import numpy as np
 
 from r1jax import rollout
 from r1jax.monitor.metrics import evaluation_metrics
-from r1jax.training.grading import grade_rollouts
+from r1jax.training.rl import grade
 from r1jax.training.setup import Setup
 from r1jax.types import Graded, Params, PromptBatch, Rollouts
 
@@ -46,14 +46,7 @@ def sample_graded(
             )
         )
     rollouts = concatenate(prompts, [part.collect() for part in parts], samples)
-    return grade_rollouts(
-        rollouts,
-        tokenizer=setup.tokenizer,
-        task=setup.task,
-        weights=setup.config.weights,
-        opened_by_prompt=setup.opened_by_prompt,
-        run_key=(setup.config.seed, 0),
-    )
+    return grade(setup, rollouts, 0)
 
 
 def take(prompts: PromptBatch, chosen: np.ndarray) -> PromptBatch:
