@@ -1,6 +1,6 @@
 """R1-Zero in miniature: running sum mod 10, from random weights to reasoning, on two CPU cores.
 
-A base model learns a corpus in which 7 answers in 100 work out the partial sums and the others
+A base model learns a corpus in which 8 answers in 100 work out the partial sums and the others
 answer at once, mostly wrong. Then reinforcement learning with rule rewards alone.
 
     r1jax train --config=configs/r1_zero_tiny.py --workdir=runs/r1_zero_tiny
@@ -24,7 +24,7 @@ def get_config():
         "qk_norm": True,
     }
     config.data = {"task": "running_sum", "max_prompt_tokens": 9}
-    config.pretrain = {"steps": 1200, "reasoning_share": 0.07}
+    config.pretrain = {"steps": 2000, "reasoning_share": 0.08}
     config.rl = {
         "steps": 80,
         "prompts_per_step": 64,
