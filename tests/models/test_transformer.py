@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +68,7 @@ def logits_by_hand(config, params, tokens):
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     x = params["embedding"][tokens]
     for layer in range(config.layers):
-        p = jax.tree.map(lambda leaf: leaf[layer], params["layers"]["block"])  # noqa: B023
+        p = jax.tree.map(operator.itemgetter(layer), params["layers"]["block"])
         normed = norm_by_hand(x, p["attention_norm"])
         x = x + attention_by_hand(config, p["attention"], normed, config.layer_windows[layer])
         normed = norm_by_hand(x, p["mlp_norm"])
