@@ -24,7 +24,7 @@ from r1jax.errors import UserError
 from r1jax.models.config import ModelConfig
 from r1jax.objectives.policy import PolicyObjective
 from r1jax.ops.sampling import SamplingParams
-from r1jax.rewards.compose import PARTS
+from r1jax.rewards.compose import Reward
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,19 @@ class DataConfig:
     size: int = 0  # digits, bits or numbers of a question; 0 = the task's own default
     template: str = "symbols"
     max_prompt_tokens: int = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class GradingConfig:
+    """How the parts of the reward are had: docs/rewards.md."""
+
+    # part or verifier -> its parameters: {"soft_overlong": {"max_len": 20480, "cache": 4096}}
+    settings: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    when_correct: tuple[str, ...] = ()  # parts that count only where the answer is correct
+    verifiers: Mapping[str, str] = dataclasses.field(default_factory=dict)  # task -> who judges it
+    workers: int = 0  # processes and sandboxes; 0 = one less than cores
+    timeout_s: float = 2.0  # processor time of one answer in its worker
+    deadline_s: float = 300.0  # of a step's samples; what is not judged by then is masked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +140,7 @@ class Config:
     reward_weights: Mapping[str, float] = dataclasses.field(
         default_factory=lambda: {"accuracy": 1.0, "format": 0.1}
     )
+    grading: GradingConfig = GradingConfig()
     optim: OptimConfig = OptimConfig()
     batch: BatchConfig = BatchConfig()
     mesh: MeshConfig = MeshConfig()
@@ -134,9 +148,13 @@ class Config:
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
 
-    @property
-    def weights(self) -> Mapping[str, float]:
-        return {"random": 1.0} if self.reward == "random" else self.reward_weights
+    def make_reward(self) -> Reward:
+        """What is paid for; a `UserError` where that cannot be."""
+        grading = self.grading
+        rules = Reward(
+            self.reward_weights, grading.settings, grading.when_correct, grading.verifiers
+        )
+        return rules if self.reward == "rules" else rules.replaced_by({"random": 1.0})
 
 
 def load(source: str, overrides: Mapping[str, str] | None = None) -> Config:
@@ -216,7 +234,8 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     default: Any = Config()
     for parent in parents:
-        default = getattr(default, parent)
+        is_open = isinstance(default, Mapping)
+        default = default.get(parent, {}) if is_open else getattr(default, parent)
         # Setting one weight keeps the other weights of the default.
         tree = tree.setdefault(parent, dict(default) if isinstance(default, Mapping) else {})
         if not isinstance(tree, dict):
@@ -284,6 +303,8 @@ def _choices(hint: Any) -> tuple[str, ...]:
 
 def _check(key: str, value: Any, hint: Any) -> Any:
     """The value as its field's type, or a UserError that says what would be right."""
+    if hint is Any:  # settings of a reward part, which checks them itself
+        return value
     choices = _choices(hint)
     if choices:
         if value not in choices:
@@ -332,11 +353,14 @@ def validate(config: Config) -> None:
     for wrong, message in problems:
         if wrong:
             raise UserError(f"config.{message}")
+    try:
+        config.make_reward()
+    except UserError as error:
+        raise UserError(f"config.{error}") from error
 
 
 def _data_problems(config: Config) -> list[Problem]:
-    data, pretrain, weights = config.data, config.pretrain, config.reward_weights
-    unknown = ", ".join(name for name in weights if name not in PARTS)
+    data, pretrain = config.data, config.pretrain
     return [
         _not_one_of("data.task", data.task, TASKS),
         _not_one_of("data.template", data.template, TEMPLATES),
@@ -348,8 +372,6 @@ def _data_problems(config: Config) -> list[Problem]:
             not 0 <= pretrain.reasoning_share <= 1,
             f"pretrain.reasoning_share={pretrain.reasoning_share}: must lie between 0 and 1",
         ),
-        (bool(unknown), f"reward_weights: unknown part {unknown}; known: {', '.join(PARTS)}"),
-        (not weights, "reward_weights is empty: give at least one part a weight"),
     ]
 
 
@@ -393,6 +415,9 @@ def _run_problems(config: Config) -> list[Problem]:
         ),
         _below("checkpoint.every", config.checkpoint.every, 1),
         _below("checkpoint.keep", config.checkpoint.keep, 1),
+        _below("grading.workers", config.grading.workers, 0),
+        _not_above_0("grading.timeout_s", config.grading.timeout_s),
+        _not_above_0("grading.deadline_s", config.grading.deadline_s),
         _below("logging.every", config.logging.every, 1),
         _below("logging.completions_every", config.logging.completions_every, 1),
     ]
@@ -400,8 +425,8 @@ def _run_problems(config: Config) -> list[Problem]:
 
 def _optim_problems(section: str, optim: OptimConfig) -> list[Problem]:
     return [
-        (optim.lr <= 0, f"{section}.lr={optim.lr}: must be above 0"),
-        (optim.clip_norm <= 0, f"{section}.clip_norm={optim.clip_norm}: must be above 0"),
+        _not_above_0(f"{section}.lr", optim.lr),
+        _not_above_0(f"{section}.clip_norm", optim.clip_norm),
         _below(f"{section}.warmup_steps", optim.warmup_steps, 0),
         (not 0 <= optim.b1 < 1, f"{section}.b1={optim.b1}: must lie in [0, 1)"),
         (not 0 <= optim.b2 < 1, f"{section}.b2={optim.b2}: must lie in [0, 1)"),
@@ -414,3 +439,7 @@ def _not_one_of(key: str, value: str, known: Mapping[str, Any]) -> Problem:
 
 def _below(key: str, value: int, lowest: int) -> Problem:
     return value < lowest, f"{key}={value}: must be {lowest} or more"
+
+
+def _not_above_0(key: str, value: float) -> Problem:
+    return value <= 0, f"{key}={value}: must be above 0"

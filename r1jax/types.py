@@ -68,6 +68,8 @@ class Graded:
     reasoned: np.ndarray  # [R] bool, True = the response works something out before it answers
     answers: tuple[str | None, ...]  # R final answers, None where the form is broken
     parts: Mapping[str, np.ndarray]  # each reward part, [R] float32, before its weight
+    # How the verdicts came about: unparsed, timeout, crash, … (`rewards.grader.count`)
+    counts: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @jax.tree_util.register_dataclass

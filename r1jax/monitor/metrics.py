@@ -33,6 +33,7 @@ def rollout_metrics(graded: Graded) -> dict[str, float]:
         **accuracy_metrics(graded.correct, graded.reasoned),
         f"pass@{group}": pass_at_k(graded.correct.reshape(-1, group), group),
     }
+    metrics |= {f"grading/{name}": value for name, value in graded.counts.items()}
     for name, values in graded.parts.items():
         metrics[f"rewards/{name}/mean"] = mean(values, valid)
         metrics[f"rewards/{name}/std"] = float(values[valid].std()) if valid.any() else float("nan")

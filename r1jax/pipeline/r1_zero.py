@@ -44,6 +44,7 @@ def run(config: Config, workdir: pathlib.Path, *, overwrite: bool = False) -> di
             session = Session(setup, workdir, sinks, interrupts, compiles)
             return _run(session)
     finally:
+        setup.grader.close()
         compiles.close()
         sinks.close()
 

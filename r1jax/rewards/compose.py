@@ -1,11 +1,24 @@
-"""A reward from named, weighted parts."""
+"""A reward from named, weighted parts.
+
+    reward = sum of weight * part        a part that is None masks the sample
+    parts in `when_correct` count 0, and cannot mask, where the answer is wrong
+
+`Reward` says which parts, with which weights and settings; `combine` makes grades of samples that
+have been judged; `grader.Grader` judges and combines, and `grade` does so for one response.
+"""
 
 import dataclasses
-import hashlib
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from r1jax.data.tasks import Item, Task
-from r1jax.rewards import format as response_format
+from r1jax.errors import UserError
+from r1jax.rewards import parts as parts_lib
+from r1jax.rewards import verifiers
+from r1jax.rewards.parts import PARTS
+from r1jax.rewards.samples import Item, Sample
+
+__all__ = ["PARTS", "Grade", "Item", "Reward", "Sample", "combine"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,66 +29,92 @@ class Grade:
     correct: bool
     reasoned: bool
     answer: str | None
-    parts: Mapping[str, float]
+    parts: Mapping[str, float]  # before their weights; NaN where one could not be had
 
 
 @dataclasses.dataclass(frozen=True)
-class Sample:
-    """What a reward part may look at. `key` names the sample in the whole run."""
+class Reward:
+    """What is paid for. Checked when made: a `UserError` of one line for what cannot work."""
 
-    text: str
-    item: Item
-    key: tuple[int, ...]
-    response: response_format.Response | None
-    correct: bool
-    opened_by_prompt: bool
+    weights: Mapping[str, float]
+    settings: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    when_correct: Sequence[str] = ()
+    verifiers: Mapping[str, str] = dataclasses.field(default_factory=dict)  # task -> verifier
 
+    def __post_init__(self) -> None:
+        if not self.weights:
+            raise UserError("reward_weights={}: it is empty; give at least one part a weight")
+        for name in self.weights:
+            parts_lib.check(name, self.settings.get(name, {}))
+        for name, settings in self.settings.items():
+            if name in verifiers.KNOWN:
+                verifiers.check_settings(name, settings)
+            elif name not in self.weights:
+                raise UserError(f"grading.settings.{name}: {_no_such_part(name, self.weights)}")
+        for name in self.when_correct:
+            if name not in self.weights:
+                raise UserError(f"grading.when_correct: {_no_such_part(name, self.weights)}")
+        for task, name in self.verifiers.items():
+            if name not in verifiers.KNOWN:
+                known = ", ".join(verifiers.KNOWN)
+                raise UserError(f"grading.verifiers.{task}={name!r}: must be one of {known}")
 
-def _accuracy(sample: Sample) -> float:
-    return float(sample.correct)
+    def replaced_by(self, weights: Mapping[str, float]) -> "Reward":
+        """Other parts, judged as these: the control beside a reward."""
+        kept = {name: of for name, of in self.settings.items() if name in verifiers.KNOWN}
+        return Reward(weights, kept, (), self.verifiers)
 
-
-def _format(sample: Sample) -> float:
-    # An empty think part is in form when the prompt opened it: only correctness may make
-    # reasoning worth its length.
-    return response_format.r1_format(
-        sample.text,
-        opened_by_prompt=sample.opened_by_prompt,
-        empty_thoughts=sample.opened_by_prompt,
-    )
-
-
-def _random(sample: Sample) -> float:
-    """A coin that knows nothing of the text: the control every learning claim needs."""
-    digest = hashlib.blake2b(repr(sample.key).encode(), digest_size=1).digest()
-    return float(digest[0] & 1)
-
-
-PARTS: Mapping[str, Callable[[Sample], float]] = {
-    "accuracy": _accuracy,
-    "format": _format,
-    "random": _random,
-}
+    def settings_of(self, name: str) -> Mapping[str, Any]:
+        return self.settings.get(name, {})
 
 
-def grade(
-    text: str,
-    item: Item,
-    *,
-    task: Task,
-    weights: Mapping[str, float],
-    opened_by_prompt: bool,
-    key: tuple[int, ...],
-) -> Grade:
-    """Judge one response (without its EOS)."""
-    response = response_format.read(text, opened_by_prompt=opened_by_prompt)
-    correct = response is not None and task.is_correct(response.answer, item)
-    sample = Sample(text, item, key, response, correct, opened_by_prompt)
-    parts = {name: PARTS[name](sample) for name in weights}
+def _no_such_part(name: str, weights: Mapping[str, float]) -> str:
+    return f"{name} has no weight in reward_weights; there are {', '.join(weights)}"
+
+
+Values = Mapping[str, float | None]
+
+
+def combine(reward: Reward, samples: Sequence[Sample]) -> list[Grade]:
+    """The grades of all samples of one prompt, from verdicts that are in."""
+    columns = {name: _column(reward, name, samples) for name in reward.weights}
+    return [
+        _grade(reward, sample, {name: values[place] for name, values in columns.items()})
+        for place, sample in enumerate(samples)
+    ]
+
+
+def _column(reward: Reward, name: str, samples: Sequence[Sample]) -> list[float | None]:
+    """One part's value for each sample."""
+    part, settings = parts_lib.find(name), reward.settings_of(name)
+    if parts_lib.is_custom(name):  # a worker process has called it
+        values: Sequence[Any] = [sample.judged[name].score for sample in samples]
+    elif parts_lib.of_group(part):
+        values = part(samples, **settings)
+    else:
+        values = [part(sample, **settings) for sample in samples]
+    gated = name in reward.when_correct
+    return [
+        0.0 if gated and not sample.correct else _finite(value)
+        for sample, value in zip(samples, values, strict=True)
+    ]
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _grade(reward: Reward, sample: Sample, values: Values) -> Grade:
+    total, masked = 0.0, False
+    for name, weight in reward.weights.items():
+        value = values[name]
+        masked |= value is None
+        total += weight * (value or 0.0)
+    response = sample.response
     return Grade(
-        reward=sum(weights[name] * value for name, value in parts.items()),
-        correct=correct,
+        reward=None if masked else total,
+        correct=sample.correct,
         reasoned=response is not None and bool(response.thoughts),
-        answer=None if response is None else response.answer,
-        parts=parts,
+        answer=sample.accuracy.answer,
+        parts={name: math.nan if value is None else value for name, value in values.items()},
     )

@@ -137,9 +137,8 @@ def start_rollout(setup: Setup, params: Params, prompts: Any, step: int) -> roll
 def grade(setup: Setup, rollouts: Any, step: int) -> Graded:
     return grade_rollouts(
         rollouts,
+        grader=setup.grader,
         tokenizer=setup.tokenizer,
-        task=setup.task,
-        weights=setup.config.weights,
         opened_by_prompt=setup.opened_by_prompt,
         run_key=(setup.config.seed, step),
     )

@@ -9,6 +9,7 @@ import numpy as np
 
 from r1jax.errors import UserError
 from r1jax.monitor.clock import Clock, CompileCounter
+from r1jax.monitor.metrics import finite_or_none
 from r1jax.monitor.progress import Progress
 from r1jax.monitor.sinks import Sinks, append_json_line
 from r1jax.training import workdir as workdir_lib
@@ -65,7 +66,7 @@ class Session:
                     "reward": float(graded.rewards[row]),
                     "correct": bool(graded.correct[row]),
                     "length": int(graded.rollouts.lengths[row]),
-                    "parts": {name: float(values[row]) for name, values in graded.parts.items()},
+                    "parts": finite_or_none({k: float(v[row]) for k, v in graded.parts.items()}),
                 },
             )
 

@@ -16,6 +16,8 @@ from r1jax.errors import UserError
 from r1jax.models import Transformer, init_params
 from r1jax.models.transformer import logical_axes
 from r1jax.ops.sampling import SamplingParams
+from r1jax.rewards.grader import Grader
+from r1jax.training.grading import make_grader
 from r1jax.training.step import init_state
 from r1jax.types import PackedBatch, Params, PromptBatch, TrainState
 
@@ -27,6 +29,7 @@ class Setup:
     task: Task
     tokenizer: Tokenizer
     module: Transformer
+    grader: Grader  # whoever made the setup closes it
 
     @property
     def opened_by_prompt(self) -> bool:
@@ -72,6 +75,7 @@ def make_setup(config: Config) -> Setup:
         task=task,
         tokenizer=tokenizer,
         module=Transformer(dataclasses.replace(config.model, vocab_size=vocab_size)),
+        grader=make_grader(config),
     )
 
 

@@ -10,11 +10,12 @@ from r1jax.rewards.code.building import BuiltTests, build_tests
 from r1jax.rewards.code.extract import last_block
 from r1jax.rewards.code.levels import SandboxInfo, sandbox_info
 from r1jax.rewards.code.remote import Piston, SandboxFusion
-from r1jax.rewards.code.reward import binary, fraction, grade, tiered, tiers_by_pass_rate
+from r1jax.rewards.code.reward import NO_BLOCK, binary, fraction, grade, tiered, tiers_by_pass_rate
 from r1jax.rewards.code.run import Job, run_batch, run_tests
 from r1jax.rewards.code.verdict import CodeVerdict
 
 __all__ = [
+    "NO_BLOCK",
     "BuiltTests",
     "CodeVerdict",
     "Job",

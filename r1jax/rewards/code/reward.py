@@ -7,6 +7,8 @@ from r1jax.rewards.code.extract import last_block
 from r1jax.rewards.code.run import run_tests
 from r1jax.rewards.code.verdict import CodeVerdict
 
+NO_BLOCK = "no closed code block"
+
 
 def grade(
     response: str, tests: dict[str, Any], *, language: str = "python", **options: Any
@@ -14,7 +16,7 @@ def grade(
     """The verdict about the program in a whole response; `options` as in `run_tests`."""
     program = last_block(response, language)
     if program is None:
-        return CodeVerdict("fail", 0, 0, "no closed code block", 0.0)
+        return CodeVerdict("fail", 0, 0, NO_BLOCK, 0.0)
     return run_tests(program, tests, language=language, **options)
 
 

@@ -44,7 +44,7 @@ def verify_batch(
             verdicts[i] = grade(found[i], golds[i], timeout_s=timeout_s)
     elif hard:
         pool = shared_pool(workers or max(1, (os.cpu_count() or 2) - 1))
-        items = [_as_item(found[i], golds[i], timeout_s * _OWN_LIMIT) for i in hard]
+        items = [as_item(found[i], golds[i], timeout_s * _OWN_LIMIT) for i in hard]
         outcomes = pool.map(items, timeout_s=timeout_s, deadline_s=deadline_s)
         for i, outcome in zip(hard, outcomes, strict=True):
             verdicts[i] = _as_verdict(outcome)
@@ -52,7 +52,7 @@ def verify_batch(
     return [v for v in verdicts if v is not None]
 
 
-def _as_item(answer: Extraction, gold: str, timeout_s: float) -> dict[str, Any]:
+def as_item(answer: Extraction, gold: str, timeout_s: float) -> dict[str, Any]:
     return {
         "how": answer.how,
         "candidates": answer.candidates,
