@@ -66,6 +66,27 @@ def test_overriding_one_reward_weight_keeps_the_others(config_file):
     assert config.reward_weights == {"accuracy": 1.0, "format": 0.5}
 
 
+def test_settings_of_reward_parts_are_set_one_by_one(config_file):
+    source = config_file("def get_config():\n    return {}\n")
+    flags = {
+        "reward_weights.soft_overlong": "0.5",
+        "grading.settings.soft_overlong.max_len": "100",
+        "grading.settings.soft_overlong.cache": "20",
+        "grading.verifiers.gsm8k": "math",
+        "grading.when_correct": "('format',)",
+    }
+    config = config_lib.load(source, flags)
+    assert config.grading.settings == {"soft_overlong": {"max_len": 100, "cache": 20}}
+    assert config.grading.verifiers == {"gsm8k": "math"}
+    assert config.grading.when_correct == ("format",)
+    assert set(config.make_reward().weights) == {"accuracy", "format", "soft_overlong"}
+    # What is written to the workdir is the config, whole.
+    assert from_config_dict(config_lib.to_dict(config)) == config
+    control = config_lib.load(source, {**flags, "reward": "random"})
+    assert control.make_reward().weights == {"random": 1.0}
+    assert control.make_reward().verifiers == {"gsm8k": "math"}
+
+
 @pytest.mark.parametrize("text", ["true", "True"])
 def test_booleans_read_as_people_write_them(config_file, text):
     source = config_file("def get_config():\n    return {}\n")
@@ -93,6 +114,13 @@ WRONG = {
     "reward": ("luck", ["rules", "random"]),
     "reward_weights.charm": ("1.0", ["charm", "accuracy"]),
     "eval.k": ("99", ["eval.samples"]),
+    "reward_weights.soft_overlong": ("1.0", ["grading.settings.soft_overlong", "'max_len'"]),
+    "grading.settings.lenght.max_len": ("1", ["lenght has no weight"]),
+    "grading.when_correct": ("('language',)", ["language has no weight"]),
+    "grading.verifiers.gsm8k": ("maths", ["must be one of math"]),
+    "grading.workers": ("-1", ["0 or more"]),
+    "grading.timeout_s": ("0", ["above 0"]),
+    "grading.timeouts": ("0", ["did you mean 'timeout_s'"]),
     "optim.lr ": ("1", ["unknown key"]),
     "optim.b1": ("1.0", ["[0, 1)"]),
     "optim.schedule": ("steps", ["constant", "cosine"]),
@@ -108,7 +136,7 @@ def test_a_wrong_setting_is_one_line_with_key_value_and_remedy(config_file, key)
         config_lib.load(config_file("def get_config():\n    return {}\n"), {key: value})
     message = str(caught.value)
     assert "\n" not in message
-    assert message.startswith("config." + key.split(".")[0])
+    assert message.startswith(("config." + key.split(".")[0], "config.grading.settings"))
     assert all(text in message for text in wanted), message
 
 
