@@ -25,7 +25,7 @@ TEXTS = [
 
 
 def make_rollouts():
-    rows = [TOKENIZER.encode(text) + [TOKENIZER.eos_token_id] for pair in TEXTS for text in pair]
+    rows = [[*TOKENIZER.encode(text), TOKENIZER.eos_token_id] for pair in TEXTS for text in pair]
     tokens = np.zeros((len(rows), max(map(len, rows))), np.int32)
     for row, ids in enumerate(rows):
         tokens[row, : len(ids)] = ids
