@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": ("r1jax.cli.evaluate", "measure a run's policy on held-out prompts"),
     "sample": ("r1jax.cli.sample", "read what a run's policy answers"),
     "convert": ("r1jax.cli.convert", "write a run's policy as a Hugging Face folder"),
+    "lint-data": ("r1jax.cli.lint_data", "verify the references of a file of questions"),
     "presets": ("r1jax.cli.presets", "what each published objective is, in words"),
     "report": ("r1jax.cli.report", "write a run's page: curves, evidence, completions"),
 }

@@ -12,6 +12,7 @@ from r1jax.rewards.code.levels import SandboxInfo, sandbox_info
 from r1jax.rewards.code.remote import Piston, SandboxFusion
 from r1jax.rewards.code.reward import NO_BLOCK, binary, fraction, grade, tiered, tiers_by_pass_rate
 from r1jax.rewards.code.run import Job, run_batch, run_tests
+from r1jax.rewards.code.suite import problem_of_tests
 from r1jax.rewards.code.verdict import CodeVerdict
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "fraction",
     "grade",
     "last_block",
+    "problem_of_tests",
     "run_batch",
     "run_tests",
     "sandbox_info",

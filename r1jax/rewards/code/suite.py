@@ -66,6 +66,15 @@ def make_checks(
         raise BadTests(f"bad tests: {type(error).__name__}: {error}"[:200]) from error
 
 
+def problem_of_tests(tests: dict[str, Any], language: str = "python") -> str:
+    """What is wrong with tests, without running anything; empty where nothing is."""
+    try:
+        checks = make_checks("", tests, language=language, environ={})
+    except BadTests as error:
+        return str(error)
+    return "" if checks else "there are no tests"
+
+
 def _stdin_check(
     make_case: Callable[..., Case], kind: str, test: dict[str, Any], tolerance: float | None
 ) -> Check:
