@@ -23,7 +23,7 @@ CORE = [
     "jaxtyping>=0.3.11",
     "mpmath>=1.3",
 ]
-HF = ["transformers>=5.23", "huggingface_hub>=2.4"]
+HF = ["transformers>=5.23", "huggingface_hub>=2.4", "jinja2"]
 TEST = ["pytest>=9.0", "beartype>=0.23", "hypothesis>=6.150"]
 
 setup(
@@ -43,6 +43,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda": ["jax[cuda13]>=0.10.2"],
         "hf": HF,
+        "data": ["pyarrow", "datasets", "tensorflow-datasets", "array_record"],
         "oracle": ["torch>=2.13", "transformers>=5.12", "trl>=1.16", "omegaconf>=2.3"],
         "notebooks": ["jupyterlab", "nbclient", "matplotlib"],
         "tensorboard": ["tensorboardX>=2.6.5"],

@@ -15,7 +15,7 @@ import pathlib
 import sys
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from r1jax.data.tasks import TASKS
@@ -26,13 +26,23 @@ from r1jax.objectives.policy import PolicyObjective
 from r1jax.ops.sampling import SamplingParams
 from r1jax.rewards.compose import Reward
 
+# What a run says of its model even where a checkpoint says the rest: how it is computed.
+RUNTIME_FIELDS = ("dtype", "remat", "attention")
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
+    """Questions that a task draws, or those of files: see `data.sources` for what can be named."""
+
     task: str = "running_sum"
     size: int = 0  # digits, bits or numbers of a question; 0 = the task's own default
+    train: str = ""  # questions to train on; "" = the task's
+    eval: str = ""  # those held out; "" = a share of data.train
+    held_out: float = 0.1  # that share
     template: str = "symbols"
+    system: str = ""  # what a chat template is told first
     max_prompt_tokens: int = 16
+    too_long: Literal["error", "drop"] = "error"  # a question of a file with a longer prompt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +139,9 @@ class LoggingConfig:
 class Config:
     name: str = ""
     seed: int = 0
+    # A Hugging Face folder, a hub id, or the workdir of a run; "" = from nothing. What `model`
+    # then may say is how to compute: RUNTIME_FIELDS.
+    init_from: str = ""
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     data: DataConfig = DataConfig()
     pretrain: PretrainConfig = PretrainConfig()
@@ -372,6 +385,46 @@ def _data_problems(config: Config) -> list[Problem]:
             not 0 <= pretrain.reasoning_share <= 1,
             f"pretrain.reasoning_share={pretrain.reasoning_share}: must lie between 0 and 1",
         ),
+        (
+            not 0 < data.held_out < 1,
+            f"data.held_out={data.held_out}: must lie between 0 and 1; name data.eval to train on "
+            "all of data.train",
+        ),
+        (
+            bool(data.eval) and not data.train,
+            f"data.eval={data.eval!r}: name data.train too, or neither",
+        ),
+        *_start_problems(config),
+    ]
+
+
+def _start_problems(config: Config) -> list[Problem]:
+    """Without a checkpoint there are no words; with one, the checkpoint says what the model is."""
+    data, plain = config.data, ModelConfig()
+    said = [
+        field.name
+        for field in dataclasses.fields(ModelConfig)
+        if field.name not in RUNTIME_FIELDS
+        and getattr(config.model, field.name) != getattr(plain, field.name)
+    ]
+    if not config.init_from:
+        return [
+            (
+                bool(data.train),
+                f"data.train={data.train!r}: needs a model that reads text; name one in "
+                "config.init_from (--init_from=DIR)",
+            )
+        ]
+    return [
+        (
+            bool(said),
+            f"model.{', model.'.join(said)}: the checkpoint of config.init_from decides; what can "
+            f"be said beside it: {', '.join(RUNTIME_FIELDS)}",
+        ),
+        (
+            config.pretrain.steps > 0,
+            f"pretrain.steps={config.pretrain.steps}: config.init_from has a trained model; use 0",
+        ),
     ]
 
 
@@ -433,7 +486,7 @@ def _optim_problems(section: str, optim: OptimConfig) -> list[Problem]:
     ]
 
 
-def _not_one_of(key: str, value: str, known: Mapping[str, Any]) -> Problem:
+def _not_one_of(key: str, value: str, known: Collection[str]) -> Problem:
     return value not in known, f"{key}={value!r}: must be one of {', '.join(known)}"
 
 

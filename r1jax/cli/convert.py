@@ -34,6 +34,7 @@ def main(argv: Sequence[str]) -> int:
     setup, params, step = load_policy(
         pathlib.Path(positional[0]), base=FLAGS.base, overrides=overrides
     )
-    models.save_hf(setup.module, params, FLAGS.out, like=FLAGS.like or None, dtype=FLAGS.dtype)
+    like = FLAGS.like or setup.start.folder
+    models.save_hf(setup.module, params, FLAGS.out, like=like, dtype=FLAGS.dtype)
     print(f"{FLAGS.out}: step {step} of {positional[0]}, {FLAGS.dtype}")
     return 0

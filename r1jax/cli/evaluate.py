@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"give one folder: {USAGE}")
     workdir = pathlib.Path(positional[0])
     setup, params, step = load_policy(workdir, base=FLAGS.base, overrides=overrides)
-    with mesh_lib.use(setup.mesh):
+    with setup.grader, mesh_lib.use(setup.mesh):
         numbers = finite_or_none(evaluate(setup, params))
     print(json.dumps({"workdir": str(workdir), "base": FLAGS.base, "step": step, **numbers}))
     return 0

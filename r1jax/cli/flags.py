@@ -19,6 +19,8 @@ def parse(
         print(help_text(values, usage, about or ""), end="")
         sys.exit(0)
     overrides, rest = split_overrides(argv)
+    for name in values:  # a command may be called again in one process
+        values[name].unparse()
     try:
         positional = values([usage, *rest])[1:]
     except flags.Error as error:

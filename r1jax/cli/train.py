@@ -1,4 +1,4 @@
-"""Train as a config says: base model, reinforcement learning, evaluation, report.
+"""Train as a config says: a base model or a checkpoint, reinforcement learning, evaluation, report.
 
 The same command again goes on where the run stopped: after Ctrl-C (exit 130), SIGTERM (exit 0), a
 kill or a crash. A workdir of another config is refused.
@@ -29,12 +29,18 @@ flags.DEFINE_string("config", "", "config file, path.py or path.py:ARGUMENT", fl
 flags.DEFINE_string(
     "workdir", "", "folder of the run; default runs/NAME of the config", flag_values=FLAGS
 )
+flags.DEFINE_string(
+    "init_from",
+    "",
+    "start from this: a Hugging Face folder, a hub id, a run's workdir (config.init_from)",
+    flag_values=FLAGS,
+)
 flags.DEFINE_bool(
     "overwrite", False, "delete the run that is in the workdir and start anew", flag_values=FLAGS
 )
 flags.DEFINE_bool("show_config", False, "print every setting and stop", flag_values=FLAGS)
 
-USAGE = "r1jax train --config=FILE.py [--workdir=DIR] [--config.KEY=VALUE ...]"
+USAGE = "r1jax train --config=FILE.py [--workdir=DIR] [--init_from=DIR] [--config.KEY=VALUE ...]"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -42,6 +48,8 @@ def main(argv: Sequence[str]) -> int:
     no_positional(positional)
     if not FLAGS.config:
         raise UserError("--config is missing: name a file such as configs/r1_zero_tiny.py")
+    if FLAGS.init_from:
+        overrides["init_from"] = FLAGS.init_from
     config = config_lib.load(FLAGS.config, overrides)
     if FLAGS.show_config:
         for key, value in config_lib.flatten(config_lib.to_dict(config)).items():

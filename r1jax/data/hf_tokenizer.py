@@ -42,9 +42,14 @@ class HFTokenizer:
             raise UserError(
                 f"{self._tokenizer.name_or_path}: has no chat template; use a template of text"
             )
-        return self._tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=True
-        )
+        try:
+            return self._tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=True
+            )
+        except ImportError as error:
+            raise UserError(
+                f"{self._tokenizer.name_or_path}: chat templates need jinja2: pip install jinja2"
+            ) from error
 
     def save_pretrained(self, folder: str | pathlib.Path) -> None:
         self._tokenizer.save_pretrained(folder)

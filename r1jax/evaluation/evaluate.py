@@ -15,7 +15,7 @@ def evaluate(setup: Setup, params: Params) -> dict[str, float]:
     """Greedy accuracy, and accuracy, lengths, pass@k and maj@k of samples."""
     config = setup.config.eval
     decode_params = rollout.prepare_params(setup.module.config, params)
-    prompts = setup.prompts("eval", 0, config.prompts)
+    prompts = setup.held_out_prompts()
     greedy = sample_graded(setup, decode_params, prompts, temperature=0.0, samples=1)
     sampled = sample_graded(
         setup, decode_params, prompts, temperature=config.temperature, samples=config.samples
@@ -32,6 +32,7 @@ def sample_graded(
     """All prompts, as many at a time as a training step samples, so that memory is the same."""
     rl = setup.config.rl
     at_once = max(1, rl.prompts_per_step * rl.samples_per_prompt // samples)
+    at_once = min(at_once, len(prompts))
     parts = []
     for start in range(0, len(prompts), at_once):
         chosen = np.arange(start, start + at_once) % len(prompts)  # the last chunk wraps: one shape

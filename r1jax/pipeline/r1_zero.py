@@ -1,6 +1,6 @@
-"""R1-Zero from nothing: a base model, reinforcement learning with rule rewards, and the evidence.
+"""R1-Zero: a base model, reinforcement learning with rule rewards, and the evidence.
 
-    pretrain ──▶ evaluate ──▶ rl ──▶ evaluate ──▶ summary.json, report.html
+    pretrain or load ──▶ evaluate ──▶ rl ──▶ evaluate ──▶ summary.json, report.html
 
 Every phase picks up where an earlier run of the same workdir left it.
 """
@@ -20,10 +20,12 @@ from r1jax.monitor.report import write_report
 from r1jax.monitor.sinks import Sinks
 from r1jax.training import workdir as workdir_lib
 from r1jax.training.interrupts import Interrupts
+from r1jax.training.load import initial_params
 from r1jax.training.rl import train_rl
 from r1jax.training.session import Session
 from r1jax.training.setup import make_setup
 from r1jax.training.sft import pretrain
+from r1jax.training.start import keep_start
 from r1jax.types import Params
 
 T = TypeVar("T")
@@ -32,7 +34,10 @@ T = TypeVar("T")
 def run(config: Config, workdir: pathlib.Path, *, overwrite: bool = False) -> dict[str, Any]:
     """Train, evaluate, and write the summary; returns it."""
     workdir_lib.open_workdir(workdir, config, overwrite=overwrite)
-    setup = make_setup(config)
+    keep_start(config, workdir)
+    setup = make_setup(config, workdir)
+    if setup.files is not None:
+        print(setup.files.describe(), flush=True)
     sinks = Sinks(
         workdir,
         tensorboard=config.logging.tensorboard,
@@ -51,7 +56,10 @@ def run(config: Config, workdir: pathlib.Path, *, overwrite: bool = False) -> di
 
 def _run(session: Session) -> dict[str, Any]:
     summary = Summary(session)
-    base = summary.time("pretrain", lambda: pretrain(session))
+    if session.setup.config.init_from:
+        base = summary.time("load", lambda: initial_params(session.setup))
+    else:
+        base = summary.time("pretrain", lambda: pretrain(session))
     summary.evaluate("before", base, 0)
     state = summary.time("rl", lambda: train_rl(session, base))
     summary.evaluate("after", state.params, session.setup.config.rl.steps)

@@ -25,6 +25,7 @@ from r1jax.training.setup import (
     abstract_state,
     fresh_state,
     make_batch_shape,
+    require_same_origin,
 )
 from r1jax.training.step import (
     UpdateFn,
@@ -101,11 +102,15 @@ def start_or_resume(
     """(steps done, state, the run's books) of the newest checkpoint, or of the base."""
     setup = session.setup
     restored = checkpoints.restore(abstract_state(setup, optimizer))
+    origin = setup.origin(base_params)
     if restored is None:
         # The update gives its old state's memory away, and the base is still needed.
         params = jax.tree.map(jnp.copy, base_params)
-        restored = 0, fresh_state(setup, optimizer, params), {"next_prompt": 0, "num_tokens": 0}
-    elif restored[0] < setup.config.rl.steps:
+        books = {"next_prompt": 0, "num_tokens": 0, "origin": origin}
+        restored = 0, fresh_state(setup, optimizer, params), books
+    else:
+        require_same_origin(origin, restored[2].get("origin", origin))
+    if 0 < restored[0] < setup.config.rl.steps:
         session.say(f"rl goes on at step {restored[0]} of {setup.config.rl.steps}")
     session.forget_after(PHASE, restored[0])
     return restored

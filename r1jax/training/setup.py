@@ -2,6 +2,9 @@
 
 import dataclasses
 import functools
+import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,15 +12,18 @@ import optax
 
 from r1jax import mesh as mesh_lib
 from r1jax.config import Config
-from r1jax.data import templates
-from r1jax.data.tasks import Task, item_at, make_task
+from r1jax.data import sources, templates
+from r1jax.data.tasks import Item, Task, item_at, make_task
 from r1jax.data.tokenizers import Tokenizer
 from r1jax.errors import UserError
 from r1jax.models import Transformer, init_params
 from r1jax.models.transformer import logical_axes
 from r1jax.ops.sampling import SamplingParams
 from r1jax.rewards.grader import Grader
+from r1jax.training.checkpoint import fingerprint
 from r1jax.training.grading import make_grader
+from r1jax.training.questions import Files, read_files
+from r1jax.training.start import Start, read_start
 from r1jax.training.step import init_state
 from r1jax.types import PackedBatch, Params, PromptBatch, TrainState
 
@@ -27,30 +33,51 @@ class Setup:
     config: Config
     mesh: jax.sharding.Mesh
     task: Task
-    tokenizer: Tokenizer
+    start: Start
     module: Transformer
     grader: Grader  # whoever made the setup closes it
 
     @property
+    def tokenizer(self) -> Tokenizer:
+        return self.start.tokenizer
+
+    @functools.cached_property
     def opened_by_prompt(self) -> bool:
-        return templates.opens_thinking(self.config.data.template)
+        return templates.opens_thinking(self.prompt_text({"question": "?"}))
 
     @property
     def sampling(self) -> SamplingParams:
-        return dataclasses.replace(self.config.sampling, stop_ids=(self.tokenizer.eos_token_id,))
+        return dataclasses.replace(self.config.sampling, stop_ids=self.start.stop_ids)
+
+    @functools.cached_property
+    def files(self) -> Files | None:
+        """The questions of files; None where the task draws them. Read when first asked for."""
+        return read_files(self.config, self.encode) if self.config.data.train else None
 
     def place(self, batch: PackedBatch) -> PackedBatch:
         """Micro-batches on the devices, the rows of each split over them."""
         return jax.device_put(batch, mesh_lib.batch_sharding(self.mesh, None))
 
+    def item(self, split: str, index: int) -> Item:
+        """The question at one place of a split's endless stream."""
+        if self.files is None:
+            return item_at(self.task, seed=self.config.seed, split=split, index=index)
+        questions = self.files.held_out if split == "eval" else self.files.train
+        return sources.item_at(questions, seed=self.config.seed, split=split, index=index)
+
+    def prompt_text(self, item: Item) -> str:
+        data = self.config.data
+        return templates.prompt_text(data.template, item, self.tokenizer, system=data.system)
+
+    def encode(self, item: Item) -> list[int]:
+        """The tokens of an item's prompt."""
+        text = self.prompt_text(item)
+        return templates.prompt_tokens(self.config.data.template, text, self.tokenizer)
+
     def prompts(self, split: str, start: int, count: int) -> PromptBatch:
         """`count` prompts from place `start` of a split's endless stream."""
-        items = tuple(
-            item_at(self.task, seed=self.config.seed, split=split, index=index)
-            for index in range(start, start + count)
-        )
-        texts = [templates.render(self.config.data.template, item["question"]) for item in items]
-        tokens = tuple(np.array(self.tokenizer.encode(text), np.int32) for text in texts)
+        items = tuple(self.item(split, index) for index in range(start, start + count))
+        tokens = tuple(np.array(self.encode(item), np.int32) for item in items)
         longest = max(map(len, tokens))
         if longest > self.config.data.max_prompt_tokens:
             raise UserError(
@@ -59,24 +86,41 @@ class Setup:
             )
         return PromptBatch(np.arange(start, start + count), tokens, items)
 
+    def origin(self, base_params: Params) -> dict[str, Any]:
+        """Fingerprints of what a run has outside its workdir, kept with its checkpoints."""
+        found: dict[str, Any] = {"weights": int(fingerprint(base_params))}
+        return found if self.files is None else {**found, "questions": self.files.fingerprint}
 
-def make_setup(config: Config) -> Setup:
-    task = make_task(config.data.task, config.data.size)
-    tokenizer = task.tokenizer()
-    vocab_size = config.model.vocab_size or len(tokenizer)
-    if vocab_size < len(tokenizer):
-        raise UserError(
-            f"config.model.vocab_size={vocab_size}: the tokenizer has {len(tokenizer)} symbols; "
-            "use 0 for just as many"
-        )
+    def held_out_prompts(self) -> PromptBatch:
+        """What evaluation measures on: no question twice."""
+        count = self.config.eval.prompts
+        if self.files is not None:
+            count = min(count, len(self.files.held_out))
+        return self.prompts("eval", 0, count)
+
+
+def make_setup(config: Config, workdir: pathlib.Path | None = None) -> Setup:
+    """`workdir`: of a run that may have kept what it started from."""
+    start = read_start(config, workdir)
     return Setup(
         config=config,
         mesh=mesh_lib.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor),
-        task=task,
-        tokenizer=tokenizer,
-        module=Transformer(dataclasses.replace(config.model, vocab_size=vocab_size)),
+        task=make_task(config.data.task, config.data.size),
+        start=start,
+        module=Transformer(start.model),
         grader=make_grader(config),
     )
+
+
+def require_same_origin(now: Mapping[str, Any], then: Mapping[str, Any]) -> None:
+    """A run goes on only from the weights and the questions that it started with."""
+    wrong = [name for name in now if name in then and now[name] != then[name]]
+    if wrong:
+        names = {"weights": "config.init_from", "questions": "config.data.train and data.eval"}
+        raise UserError(
+            f"{' and '.join(names[name] for name in wrong)}: the {' and '.join(wrong)} are not "
+            "those that this run started with; put them back, or start another workdir"
+        )
 
 
 def abstract_state(setup: Setup, optimizer: optax.GradientTransformation) -> TrainState:

@@ -11,8 +11,10 @@ from r1jax import config as config_lib
 from r1jax.config import Config
 from r1jax.errors import UserError
 
-# What may change between two runs in one workdir: none of it changes what is learned.
+# What may change between two runs in one workdir: none of it changes what is learned. Of what
+# `init_from` and the files of questions hold, the checkpoints keep fingerprints.
 FREE_SECTIONS: tuple[str, ...] = ("mesh.", "checkpoint.", "logging.", "batch.")
+MOVABLE = ("init_from", "data.train", "data.eval")
 # Files and folders a run makes; --overwrite removes these and nothing else.
 OURS = (
     "config.json",
@@ -21,6 +23,7 @@ OURS = (
     "summary.json",
     "report.html",
     "checkpoints",
+    "start",
     "tensorboard",
 )
 
@@ -62,13 +65,18 @@ def refuse_other_config(path: pathlib.Path, saved: dict[str, Any], wanted: dict[
     differing = [
         f"{key} ({old.get(key, 'unset')!r} there, {new.get(key, 'unset')!r} now)"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not key.startswith(free)
+        if old.get(key) != new.get(key) and not key.startswith(free) and not _moved(key, old, new)
     ]
     if differing:
         raise UserError(
             f"--workdir={path} holds a run of another config; it differs in "
             f"{', '.join(differing)}. Name another workdir, or use --overwrite to delete that run"
         )
+
+
+def _moved(key: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Another name for a file is no other config; naming one where there was none is."""
+    return key in MOVABLE and bool(old.get(key)) and bool(new.get(key))
 
 
 def read_json(path: pathlib.Path) -> Any:

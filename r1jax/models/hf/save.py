@@ -145,11 +145,16 @@ def _write_companions(
     ids = {name: settings[name] for name in _TOKEN_IDS if settings.get(name) is not None}
     files.write_json(folder / "generation_config.json", ids)
     if source is not None:
-        for pattern in _COMPANIONS:
-            for path in filter(pathlib.Path.is_file, source.glob(pattern)):
-                shutil.copyfile(path, folder / path.name)
+        for path in companions(source):
+            shutil.copyfile(path, folder / path.name)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
+
+
+def companions(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The files of a checkpoint besides weights and config.json."""
+    found = {path for pattern in _COMPANIONS for path in folder.glob(pattern) if path.is_file()}
+    return sorted(found)
 
 
 def _sync(folder: pathlib.Path) -> None:
