@@ -36,9 +36,13 @@ class HFTokenizer:
         kept = [int(token) for token in token_ids if token not in skipped]
         return self._tokenizer.decode(kept, clean_up_tokenization_spaces=False)
 
+    @property
+    def has_chat(self) -> bool:
+        return bool(self._tokenizer.chat_template)
+
     def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The prompt that the model's chat template makes of a conversation."""
-        if not self._tokenizer.chat_template:
+        if not self.has_chat:
             raise UserError(
                 f"{self._tokenizer.name_or_path}: has no chat template; use a template of text"
             )
