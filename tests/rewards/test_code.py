@@ -257,3 +257,64 @@ def test_threads_share_nothing():
 def test_importing_the_rewards_does_not_import_jax():
     script = "import sys, r1jax.rewards.code; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_cases_run_side_by_side_and_the_verdict_is_that_of_their_order():
+    program = """
+import time
+n = int(input())
+time.sleep(0.2 if n < 90 else 0)
+print(n * n if n != 3 else "wrong")
+"""
+    cases = [{"input": str(n), "output": str(n * n)} for n in (1, 2, 4, 5, 6, 3, 7, 99, 98)]
+    tests = {"type": "stdin", "cases": cases}
+    for stop_early, expected in (
+        (True, (True,) * 5 + (False,)),
+        (False, (True,) * 5 + (False,) + (True,) * 3),
+    ):
+        verdict = code.run_tests(program, tests, stop_early=stop_early)
+        assert (verdict.status, verdict.cases, verdict.total) == ("fail", expected, 9)
+        assert verdict.reason == "case 6: line 1 differs"
+
+
+def test_many_cases_take_less_time_than_their_sum():
+    tests = {"type": "stdin", "cases": [{"input": "", "output": "1"}] * 8}
+    verdict = code.run_tests("import time\ntime.sleep(0.5)\nprint(1)", tests)
+    assert verdict.status == "pass"
+    assert verdict.seconds < 3.5  # four seconds of sleep
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
+def test_a_cpp_program_of_many_cases_is_compiled_once():
+    program = "#include <iostream>\nint main() { long n; std::cin >> n; std::cout << 2 * n; }"
+    cases = [{"input": str(n), "output": str(2 * n)} for n in range(12)]
+    verdict = code.run_tests(program, {"type": "stdin", "cases": cases}, language="cpp")
+    assert (verdict.status, verdict.passed) == ("pass", 12)
+
+
+BURN = "while True: pass"
+WORK = """
+import time
+while time.process_time() < 0.6: pass
+print(1)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_busy_host_fails_no_right_program(level):
+    """With six others for each core, 0.6 seconds of work take several on the clock."""
+    count = 6 * (os.cpu_count() or 2)
+    others = [subprocess.Popen([sys.executable, "-c", BURN]) for _ in range(count)]
+    try:
+        verdict = code.run_tests(WORK, make_tests(), time_s=1.5, level=level)
+        sleeper = code.run_tests(
+            "import time\ntime.sleep(9)", make_tests(), time_s=1.5, level=level
+        )
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    assert verdict.status == "pass", verdict
+    assert verdict.seconds > 1.5, "the host was not busy: the test proves nothing"
+    assert sleeper.status == "timeout"

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from r1jax.rewards import code
-from r1jax.rewards.code import levels
+from r1jax.rewards.code import interpreter, levels
 
 ATTACKS = [
     json.loads(line)
@@ -45,6 +45,80 @@ def test_attack(attack, level):
     verdict = verdicts(level)[attack["id"]]
     assert verdict.status in attack["accept"], f"{attack['why']}: {verdict}"
     assert SECRET not in repr(verdict)
+
+
+# All attacks as one batch, as above, in a process that an ordinary user owns.
+RUNNER = """
+import json, os, sys
+from r1jax.rewards import code
+level, port, limits, attacks = json.loads(sys.stdin.read())
+jobs = [code.Job(a["program"].replace("PORT", port), a["tests"]) for a in attacks]
+for verdict in code.run_batch(jobs, level=level, env=dict(os.environ), **limits):
+    print(json.dumps([verdict.status, repr(verdict)]))
+"""
+USER = 62000 + os.getpid() % 3000  # nobody else's, and not of another run of these tests
+
+
+def owned_by_user():
+    """Its processes, and its files where programs may write."""
+    processes = [
+        path
+        for path in pathlib.Path("/proc").glob("[0-9]*")
+        if owner(path) == USER and not has_ended(path)
+    ]
+    places = (pathlib.Path(place) for place in ("/tmp", "/dev/shm", "/var/tmp"))
+    return processes + [path for place in places for path in place.iterdir() if owner(path) == USER]
+
+
+def has_ended(process):
+    """A process that ended with its parent stays listed until the machine's init looks."""
+    try:
+        return "State:\tZ" in (process / "status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def owner(path):
+    try:
+        return path.lstat().st_uid
+    except FileNotFoundError:
+        return None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="the other tests run as an ordinary user already")
+@pytest.mark.parametrize("level", LEVELS)
+def test_attacks_as_an_ordinary_user(level):
+    python = interpreter.find()
+    assert python is not None
+    assert not owned_by_user()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        done = subprocess.run(
+            [python.path, "-c", RUNNER],
+            input=json.dumps([level, str(server.getsockname()[1]), LIMITS, ATTACKS]),
+            stdout=subprocess.PIPE,
+            env={
+                "PATH": os.environ["PATH"],
+                "PYTHONPATH": str(pathlib.Path(__file__).parents[2]),
+                "PYTHONDONTWRITEBYTECODE": "1",
+                "R1JAX_TEST_SECRET": SECRET,
+            },
+            cwd="/",
+            text=True,
+            start_new_session=True,
+            user=USER,
+            group=USER,
+            extra_groups=[],
+            check=True,
+        )
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    wrong = [
+        (attack["id"], shown)
+        for attack, (status, shown) in zip(ATTACKS, found, strict=True)
+        if status not in attack["accept"] or SECRET in shown
+    ]
+    assert not wrong
+    assert not owned_by_user()
 
 
 def run(program, tests, **options):

@@ -33,6 +33,7 @@ _slots = threading.BoundedSemaphore(SLOTS)
 # Of the caller's `env` only these reach a program: the rest is where tokens and keys are kept.
 _HARMLESS = frozenset({"TZ", "LC_ALL", "LC_NUMERIC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"})
 
+_CASES_EACH = 3  # of one program, before a second sandbox is worth its start
 _COMPILER = ("-O2", "-std=c++17", "-o", "main", "main.cpp")
 _COMPILE_LIMITS = Limits(time_s=30.0, memory_mb=2048, fsize_mb=64)
 _BUSY = 1.5  # runnable processes per core from which a time-out may be the host's fault
@@ -81,7 +82,8 @@ def run_tests(
     the first two with an optional "float_tol". How outputs are compared: `compare.py`.
 
     Every case runs in a fresh process. The first that fails decides the status, and with
-    `stop_early` ends the run. `time_s` is wall clock for each case. Of `env` only time zone, locale
+    `stop_early` ends the run. `time_s` is wall clock for each case, except what the program waited
+    for a processor. Cases run side by side while slots are free. Of `env` only time zone, locale
     and thread counts reach the program. `level` asks for one sandbox level instead of the best; a
     `backend` replaces the local sandbox. Safe to call from threads.
     """
@@ -90,13 +92,13 @@ def run_tests(
     environ = {k: v for k, v in (env or {}).items() if k in _HARMLESS}
     try:
         checks = make_checks(program, tests, language=language, environ=environ)
-        with _slots, contextlib.ExitStack() as stack:
-            if backend is None:
-                info = levels.sandbox_info(level, allow_unsafe=allow_unsafe)
-                backend = stack.enter_context(Sandbox(info.level, fsize_mb=fsize_mb))
-            if language == "cpp" and isinstance(backend, Sandbox):
-                backend = _Compiled(backend)
-            judgements = _run_checks(backend, checks, limits, stop_early)
+        with contextlib.ExitStack() as stack:
+            backends = (
+                [backend] if backend else _open(stack, len(checks), level, allow_unsafe, limits)
+            )
+            if language == "cpp":
+                backends = _compiling(backends)
+            judgements = _run_checks(backends, checks, limits, stop_early)
     except (BadTests, SandboxError) as error:
         return CodeVerdict("infra", 0, 0, str(error), time.monotonic() - started)
     return _sum_up(judgements, checks, time.monotonic() - started)
@@ -157,7 +159,7 @@ def run_inputs(
     kind = "script" if language == "python" else language
     outcomes = []
     with _slots, Sandbox(info.level, fsize_mb=limits.fsize_mb) as sandbox:
-        backend = _Compiled(sandbox) if language == "cpp" else sandbox
+        (backend,) = _compiling([sandbox]) if language == "cpp" else [sandbox]
         for text in inputs:
             case = Case(kind, program=program.encode(), stdin=text.encode())
             try:
@@ -167,15 +169,48 @@ def run_inputs(
     return outcomes
 
 
-def _run_checks(
-    backend: Backend, checks: list[Check], limits: Limits, stop_early: bool
-) -> list[Judgement]:
-    judgements = []
-    for check in checks:
-        judgements.append(_run_check(backend, check, limits))
-        if stop_early and judgements[-1].status != "pass":
+def _open(
+    stack: contextlib.ExitStack, checks: int, level: int | None, allow_unsafe: bool, limits: Limits
+) -> list[Backend]:
+    """A sandbox, and more of them where there are many cases and slots that nobody uses."""
+    info = levels.sandbox_info(level, allow_unsafe=allow_unsafe)
+    backends: list[Backend] = []
+    for number in range(max(1, min(SLOTS, -(-checks // _CASES_EACH)))):
+        if not _slots.acquire(blocking=number == 0):
             break
-    return judgements
+        stack.callback(_slots.release)
+        backends.append(stack.enter_context(Sandbox(info.level, fsize_mb=limits.fsize_mb)))
+    return backends
+
+
+def _run_checks(
+    backends: Sequence[Backend], checks: list[Check], limits: Limits, stop_early: bool
+) -> list[Judgement]:
+    """In order; with `stop_early` up to the first that fails, however many ran side by side."""
+    judgements: dict[int, Judgement] = {}
+    places = iter(range(len(checks)))
+    lock = threading.Lock()
+    failed = threading.Event()
+
+    def work(backend: Backend) -> None:
+        while True:
+            with lock:
+                place = None if failed.is_set() and stop_early else next(places, None)
+            if place is None:
+                return
+            judgement = judgements[place] = _run_check(backend, checks[place], limits)
+            if judgement.status != "pass":
+                failed.set()
+
+    if len(backends) == 1:
+        work(backends[0])
+    else:
+        with concurrent.futures.ThreadPoolExecutor(len(backends)) as pool:
+            for future in [pool.submit(work, backend) for backend in backends]:
+                future.result()
+    ordered = [judgements[place] for place in sorted(judgements)]
+    failures = (place for place, judgement in enumerate(ordered) if judgement.status != "pass")
+    return ordered[: next(failures, len(ordered)) + 1] if stop_early else ordered
 
 
 def _run_check(backend: Backend, check: Check, limits: Limits) -> Judgement:
@@ -196,19 +231,34 @@ def _host_was_busy(outcome: Outcome, limits: Limits) -> bool:
     return os.getloadavg()[0] > _BUSY * _CORES and least < outcome.cpu_s < most
 
 
+def _compiling(backends: Sequence[Backend]) -> list[Backend]:
+    """Sandboxes that compile a C++ program once for all; a remote service compiles itself."""
+    program = _Program()
+    return [_Compiled(b, program) if isinstance(b, Sandbox) else b for b in backends]
+
+
+class _Program:
+    """What became of compiling it, for the threads that need it."""
+
+    def __init__(self) -> None:
+        self.compiled: Outcome | None = None
+        self.lock = threading.Lock()
+
+
 class _Compiled:
     """Compiles a C++ program at its first case, in the sandbox, and runs the binary each time."""
 
-    def __init__(self, sandbox: Sandbox):
-        self._sandbox = sandbox
-        self._compiled: Outcome | None = None
+    def __init__(self, sandbox: Sandbox, program: _Program):
+        self._sandbox, self._program = sandbox, program
 
     def run(self, case: Case, limits: Limits) -> Outcome:
-        if self._compiled is None:
-            self._compiled = self._compile(case.program)
-        if self._compiled.end != "exit":
-            return self._compiled
-        files = {"main": self._compiled.fetched}
+        with self._program.lock:
+            if self._program.compiled is None:
+                self._program.compiled = self._compile(case.program)
+        compiled = self._program.compiled
+        if compiled.end != "exit":
+            return compiled
+        files = {"main": compiled.fetched}
         run = Case("exec", stdin=case.stdin, argv=("./main",), files=files, environ=case.environ)
         return self._sandbox.run(run, limits)
 
