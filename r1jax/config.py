@@ -110,6 +110,7 @@ class MeshConfig:
     data: int = -1  # -1 = all devices that are left
     fsdp: int = 1
     tensor: int = 1
+    expert: int = 1  # splits the experts of a mixture, and the batch as well
 
 
 @dataclasses.dataclass(frozen=True)

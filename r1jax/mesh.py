@@ -1,7 +1,7 @@
 """The device mesh and where every array lies on it.
 
-One mesh, `data x fsdp x tensor`, also on one device. Modules name the *logical* axes of what they
-hold (`vocab`, `embed`, `heads`, ...); `RULES` says which mesh axis each of those is split over.
+One mesh, `data x fsdp x expert x tensor`, also on one device. Modules name the *logical* axes of
+what they hold (`vocab`, `embed`, `heads`, ...); `RULES` says which mesh axis each is split over.
 """
 
 import contextlib
@@ -16,11 +16,12 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from r1jax.errors import UserError
 from r1jax.types import TrainState
 
-AXES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")
+AXES = ("data", "fsdp", "expert", "tensor")
+BATCH_AXES = ("data", "fsdp", "expert")
 
 # Logical axis -> mesh axis. `fsdp` splits one axis of every parameter; `tensor` splits heads, the
-# feed-forward and the vocabulary.
+# feed-forward and the vocabulary. `expert` splits experts and, everywhere else, the batch: `tokens`
+# is the batch where the devices of that axis have gathered theirs, each to feed its own experts.
 RULES: Mapping[str, Any] = {
     "batch": BATCH_AXES,
     "embed": "fsdp",
@@ -28,25 +29,27 @@ RULES: Mapping[str, Any] = {
     "heads": "tensor",
     "kv_heads": "tensor",
     "ffn": "tensor",
+    "experts": "expert",
+    "tokens": ("data", "fsdp"),
     "layers": None,
     "head_dim": None,
 }
 
 
-def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> jax.sharding.Mesh:
-    """A mesh of the first `data * fsdp * tensor` devices; `data=-1` takes all that are left."""
+def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, expert: int = 1) -> jax.sharding.Mesh:
+    """A mesh of the first so many devices; `data=-1` takes all that the other axes leave."""
     devices = jax.devices()
     if data == -1:
-        data = max(1, len(devices) // (fsdp * tensor))
-    needed = data * fsdp * tensor
+        data = max(1, len(devices) // (fsdp * expert * tensor))
+    shape = (data, fsdp, expert, tensor)
+    needed = math.prod(shape)
     if needed > len(devices):
         raise UserError(
-            f"mesh: data x fsdp x tensor = {data} x {fsdp} x {tensor} needs {needed} devices, "
+            f"mesh: {' x '.join(AXES)} = {' x '.join(map(str, shape))} needs {needed} devices, "
             f"{len(devices)} found: lower one of them"
         )
-    shape = (data, fsdp, tensor)
     return jax.make_mesh(
-        shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[: math.prod(shape)]
+        shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[:needed]
     )
 
 
@@ -113,5 +116,5 @@ def state_shardings(
 
 
 def batch_sharding(mesh: jax.sharding.Mesh, *leading: None) -> NamedSharding:
-    """Rows over `data` and `fsdp`; `leading` axes (micro-batches) stay whole."""
+    """Rows over the axes of the batch; `leading` axes (micro-batches) stay whole."""
     return NamedSharding(mesh, PartitionSpec(*leading, BATCH_AXES))

@@ -176,9 +176,10 @@ def test_constrain_pins_inside_a_mesh_and_does_nothing_outside():
 @pytest.mark.parametrize(
     ("axes", "shape"),
     [
-        ({"data": -1}, (8, 1, 1)),
-        ({"data": -1, "tensor": 2}, (4, 1, 2)),
-        ({"data": 2, "fsdp": 2}, (2, 2, 1)),
+        ({"data": -1}, (8, 1, 1, 1)),
+        ({"data": -1, "tensor": 2}, (4, 1, 1, 2)),
+        ({"data": 2, "fsdp": 2}, (2, 2, 1, 1)),
+        ({"data": -1, "expert": 2}, (4, 1, 2, 1)),
     ],
 )
 def test_a_mesh_takes_what_it_is_told(axes, shape):
@@ -189,5 +190,5 @@ def test_a_mesh_takes_what_it_is_told(axes, shape):
 
 
 def test_too_large_a_mesh_is_refused_in_one_line():
-    with pytest.raises(UserError, match="4 x 2 x 2 needs 16 devices, 8 found"):
+    with pytest.raises(UserError, match="4 x 2 x 1 x 2 needs 16 devices, 8 found"):
         mesh_lib.make_mesh(data=4, fsdp=2, tensor=2)

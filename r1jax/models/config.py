@@ -1,10 +1,66 @@
 """What a decoder is, as data."""
 
 import dataclasses
+import itertools
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from r1jax.ops.rope import UNSCALED, RopeScaling
+
+
+@dataclasses.dataclass(frozen=True)
+class MoeConfig:
+    """A mixture of experts where the MLP would be: a router sends each token to `chosen` of them.
+
+    softmax: the router's scores are probabilities (Qwen3). sigmoid: each expert is scored by itself
+    (DeepSeek-V3, arXiv 2412.19437 section 2.1.2).
+    """
+
+    experts: int = 0  # 0 = a plain MLP in every layer
+    chosen: int = 1
+    ffn: int = 256  # of each expert
+    shared: int = 0  # so many experts, as one MLP, that every token has beside the chosen
+    dense_layers: tuple[int, ...] = ()  # layers that keep the plain MLP
+    score: str = "softmax"
+    selection_bias: bool = False  # a bias per expert that counts in the choice, not in the weight
+    normalized: bool = False  # the weights of the chosen are scaled to a sum of 1
+    scale: float = 1.0  # of the weights, after that
+    groups: int = 1  # of experts; a token chooses within the best `chosen_groups` of them
+    chosen_groups: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.experts:
+            return
+        if self.score not in ("softmax", "sigmoid"):
+            raise ValueError(f"model.moe.score={self.score!r}: must be 'softmax' or 'sigmoid'")
+        if not 1 <= self.chosen_groups <= self.groups or self.experts % self.groups:
+            raise ValueError(
+                f"model.moe.groups={self.groups}, chosen_groups={self.chosen_groups}: groups must "
+                f"divide experts={self.experts}, and the chosen be some of them"
+            )
+        of_a_group = self.experts // self.groups
+        if self.groups > 1 and of_a_group < 2:
+            raise ValueError(
+                f"model.moe.groups={self.groups}: a group of {of_a_group} of the "
+                f"{self.experts} experts has no two best to be judged by"
+            )
+        if not 1 <= self.chosen <= of_a_group * self.chosen_groups:
+            raise ValueError(
+                f"model.moe.chosen={self.chosen}: must lie between 1 and the "
+                f"{of_a_group * self.chosen_groups} experts to choose from"
+            )
+        if min(self.ffn, self.shared + 1) < 1:
+            raise ValueError(f"model.moe.ffn={self.ffn}, shared={self.shared}: too small")
+
+
+class Stack(NamedTuple):
+    """Layers with the same parameters, one after another: one scan."""
+
+    name: str  # in the parameter tree
+    first: int
+    length: int
+    sparse: bool  # a mixture of experts, not an MLP
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +85,7 @@ class ModelConfig:
     dtype: str = "float32"
     remat: str = "none"
     attention: str = "xla"
+    moe: MoeConfig = MoeConfig()
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
@@ -41,7 +98,11 @@ class ModelConfig:
             raise ValueError(f"model.dtype={self.dtype!r}: must be 'float32' or 'bfloat16'")
         if self.remat not in ("none", "full", "dots"):
             raise ValueError(f"model.remat={self.remat!r}: must be 'none', 'full' or 'dots'")
-
+        if not set(self.moe.dense_layers) <= set(range(self.layers)):
+            raise ValueError(
+                f"model.moe.dense_layers={self.moe.dense_layers}: must be some of the "
+                f"{self.layers} layers, counted from 0"
+            )
         if len(self.windows) not in (0, self.layers) or min(self.windows, default=0) < 0:
             raise ValueError(
                 f"model.windows={self.windows}: must be () or one number, 0 or more, for each of "
@@ -52,6 +113,23 @@ class ModelConfig:
     def layer_windows(self) -> tuple[int | None, ...]:
         """Of each layer, how far it sees; None = everything before."""
         return tuple(window or None for window in self.windows) or (None,) * self.layers
+
+    @property
+    def sparse_layers(self) -> tuple[bool, ...]:
+        """Of each layer, whether it is a mixture of experts."""
+        dense = set(self.moe.dense_layers) if self.moe.experts else range(self.layers)
+        return tuple(layer not in dense for layer in range(self.layers))
+
+    @property
+    def stacks(self) -> tuple[Stack, ...]:
+        """Runs of layers of one kind. The last is `layers`, others carry their first layer's
+        number: DeepSeek-V3 has `layers_0`, three dense ones, and `layers`."""
+        stacks = []
+        for sparse, run in itertools.groupby(enumerate(self.sparse_layers), lambda item: item[1]):
+            layers = [layer for layer, _ in run]
+            name = "layers" if layers[-1] == self.layers - 1 else f"layers_{layers[0]}"
+            stacks.append(Stack(name, layers[0], len(layers), sparse))
+        return tuple(stacks)
 
     @property
     def compute_dtype(self) -> jnp.dtype:

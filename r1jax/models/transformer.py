@@ -14,10 +14,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from r1jax.mesh import constrain
-from r1jax.models.config import ModelConfig
+from r1jax.models.config import ModelConfig, Stack
+from r1jax.models.moe import Moe, Routing, gated_mlp
 from r1jax.ops import attention, rope
 from r1jax.ops.kv_cache import LayerCache, write
 from r1jax.ops.logprobs import compute_logits
@@ -41,6 +42,14 @@ PARAM_AXES: Mapping[str, tuple[str | None, ...]] = {
     "gate": ("embed", "ffn"),
     "up": ("embed", "ffn"),
     "down": ("ffn", "embed"),
+    "router": ("embed", None),
+    "router_bias": (None,),
+    "expert_gate": ("experts", "embed", "ffn"),
+    "expert_up": ("experts", "embed", "ffn"),
+    "expert_down": ("experts", "ffn", "embed"),
+    "shared_gate": ("embed", "ffn"),
+    "shared_up": ("embed", "ffn"),
+    "shared_down": ("ffn", "embed"),
     "attention_norm": ("embed",),
     "mlp_norm": ("embed",),
     "final_norm": ("embed",),
@@ -52,7 +61,7 @@ def logical_axes(params: Params) -> Any:
 
     def axes(path: tuple[Any, ...], _: Any) -> tuple[str | None, ...]:
         names = [entry.key for entry in path]
-        stacked = ("layers",) if names[0] == "layers" else ()
+        stacked = ("layers",) if names[0].startswith("layers") else ()
         return stacked + PARAM_AXES[names[-1]]
 
     return jax.tree_util.tree_map_with_path(axes, params)
@@ -118,6 +127,7 @@ class Attention(nn.Module):
 
 class Block(nn.Module):
     config: ModelConfig
+    sparse: bool = False  # a mixture of experts, not an MLP
 
     def setup(self) -> None:
         c = self.config
@@ -125,22 +135,27 @@ class Block(nn.Module):
         ones = nn.initializers.ones
         self.attention_norm = self.param("attention_norm", ones, (c.width,))
         self.mlp_norm = self.param("mlp_norm", ones, (c.width,))
-        self.gate = self.param("gate", _INIT, (c.width, c.ffn))
-        self.up = self.param("up", _INIT, (c.width, c.ffn))
-        self.down = self.param("down", _INIT, (c.ffn, c.width))
+        if self.sparse:
+            self.moe = Moe(c)
+        else:
+            self.gate = self.param("gate", _INIT, (c.width, c.ffn))
+            self.up = self.param("up", _INIT, (c.width, c.ffn))
+            self.down = self.param("down", _INIT, (c.ffn, c.width))
 
-    def mlp(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        dtype = x.dtype
-        gated = jax.nn.silu(x @ self.gate.astype(dtype)) * (x @ self.up.astype(dtype))
-        return gated @ self.down.astype(dtype)
+    def mlp(
+        self, x: Float[Array, "B T D"], counted: Bool[Array, "B T"]
+    ) -> tuple[Float[Array, "B T D"], Routing | None]:
+        if self.sparse:
+            return self.moe(x, counted)
+        return gated_mlp(x, *(w.astype(x.dtype) for w in (self.gate, self.up, self.down))), None
 
     def finish(
-        self, x: Float[Array, "B T D"], heads: Float[Array, "B T N H"]
-    ) -> Float[Array, "B T D"]:
+        self, x: Float[Array, "B T D"], heads: Float[Array, "B T N H"], counted: Bool[Array, "B T"]
+    ) -> tuple[Float[Array, "B T D"], Routing | None]:
         """Everything after the attention itself: output projection, residuals, MLP."""
         x = x + self.attention.merge(heads)
-        x = x + self.mlp(rms_norm(x, self.mlp_norm, self.config.norm_eps))
-        return constrain(x, "batch", None, None)
+        out, routing = self.mlp(rms_norm(x, self.mlp_norm, self.config.norm_eps), counted)
+        return constrain(x + out, "batch", None, None), routing
 
     def project(self, x: Float[Array, "B T D"], positions: Int[Array, "B T"]) -> tuple[Array, ...]:
         normed = rms_norm(x, self.attention_norm, self.config.norm_eps)
@@ -152,14 +167,15 @@ class Block(nn.Module):
         positions: Int[Array, "B T"],
         segment_ids: Int[Array, "B T"],
         window: int | Int[Array, ""] | None,
-    ) -> tuple[Float[Array, "B T D"], tuple[Array, Array]]:
-        """(output, the keys and values a cache would hold)."""
+    ) -> tuple[Float[Array, "B T D"], tuple[Array, Array], Routing | None]:
+        """(output, the keys and values a cache would hold, what the router did)."""
         q, k, v = self.project(x, positions)
         backend = self.config.attention
         heads = attention.attend(
             q, k, v, segment_ids_BT=segment_ids, window=window, backend=backend
         )
-        return self.finish(x, heads), (k, v)
+        x, routing = self.finish(x, heads, segment_ids > 0)
+        return x, (k, v), routing
 
     def decode(
         self,
@@ -174,20 +190,23 @@ class Block(nn.Module):
         heads = attention.attend_cache(
             q[:, 0], cache.keys, cache.values, lengths_R=positions[:, 0] + 1, window=window
         )
-        return self.finish(x, heads[:, None]), cache
+        x, _ = self.finish(x, heads[:, None], jnp.ones(positions.shape, bool))
+        return x, cache
 
 
 class _ScanBlock(nn.Module):
-    """`Block` in the shape `nn.scan` wants: (carry, broadcast...) -> (carry, nothing)."""
+    """`Block` in the shape `nn.scan` wants: (carry, broadcast...) -> (carry, to be stacked)."""
 
     config: ModelConfig
+    sparse: bool
 
     @nn.compact
     def __call__(
         self, x: Array, positions: Array, segment_ids: Array, window: Array | None
-    ) -> tuple[Array, None]:
-        x, _ = Block(self.config, name="block")(x, positions, segment_ids, window)
-        return x, None
+    ) -> tuple[Array, Routing | None]:
+        block = Block(self.config, self.sparse, name="block")
+        x, _, routing = block(x, positions, segment_ids, window)
+        return x, routing
 
 
 def _remat(block: Any, remat: str) -> Any:
@@ -211,13 +230,15 @@ class Transformer(nn.Module):
         self.final_norm = self.param("final_norm", nn.initializers.ones, (c.width,))
         if not c.tied_head:
             self.head = self.param("head", normal, (c.width, c.vocab_size))
-        self.layers = nn.scan(
-            _remat(_ScanBlock, c.remat),
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=cast(Any, (nn.broadcast, nn.broadcast, 0)),  # flax's hint says int
-            length=c.layers,
-        )(c)
+        for stack in c.stacks:
+            scan = nn.scan(
+                _remat(_ScanBlock, c.remat),
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                in_axes=cast(Any, (nn.broadcast, nn.broadcast, 0)),  # flax's hint says int
+                length=stack.length,
+            )
+            setattr(self, stack.name, scan(c, stack.sparse))
 
     def hidden(
         self,
@@ -226,13 +247,29 @@ class Transformer(nn.Module):
         segment_ids: Int[Array, "B T"] | None = None,
     ) -> Float[Array, "B T D"]:
         """The normalised last hidden states: what the head reads."""
+        return self.hidden_and_routing(tokens, positions, segment_ids)[0]
+
+    def hidden_and_routing(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"] | None = None,
+        segment_ids: Int[Array, "B T"] | None = None,
+    ) -> tuple[Float[Array, "B T D"], dict[str, Routing]]:
+        """`hidden`, and by stack what its routers did: for `moe.balance_loss` and `rebalance`."""
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
         if segment_ids is None:
             segment_ids = jnp.ones_like(tokens)
         x = embed(self.embedding, tokens, self.config)
-        x, _ = self.layers(x, positions, segment_ids, stack_windows(self.config))
-        return rms_norm(x, self.final_norm, self.config.norm_eps)
+        windows = stack_windows(self.config)
+        routing = {}
+        for stack in self.config.stacks:
+            of_stack = slice(stack.first, stack.first + stack.length)
+            x, routing[stack.name] = getattr(self, stack.name)(
+                x, positions, segment_ids, None if windows is None else windows[of_stack]
+            )
+        routing = {name: each for name, each in routing.items() if each is not None}
+        return rms_norm(x, self.final_norm, self.config.norm_eps), routing
 
     def __call__(
         self,
@@ -272,21 +309,23 @@ def embed(
 def prepare_decode_params(config: ModelConfig, params: Params) -> dict[str, Any]:
     """Parameters as decoding wants them: compute dtype, layers as a list.
 
-    The head and the scales of norms stay float32: training uses these as they are. Run it under jit
-    once per policy version.
+    The head, routers and the scales of norms stay float32: training uses these as they are. Run it
+    under jit once per policy version.
     """
 
     def cast(path: tuple[Any, ...], leaf: Array) -> Array:
-        return leaf if path[-1].key.endswith("norm") else leaf.astype(config.compute_dtype)
+        as_it_is = path[-1].key.endswith("norm") or path[-1].key.startswith("router")
+        return leaf if as_it_is else leaf.astype(config.compute_dtype)
 
-    stack = jax.tree_util.tree_map_with_path(cast, params["layers"]["block"])
+    def layers_of(stack: Stack) -> list[Any]:
+        block = jax.tree_util.tree_map_with_path(cast, params[stack.name]["block"])
+        return [jax.tree.map(operator.itemgetter(layer), block) for layer in range(stack.length)]
+
     return {
         "embedding": params["embedding"].astype(config.compute_dtype),
         "head": head_kernel(config, params).astype(jnp.float32),
         "final_norm": params["final_norm"],
-        "layers": [
-            jax.tree.map(operator.itemgetter(layer), stack) for layer in range(config.layers)
-        ],
+        "layers": [layer for stack in config.stacks for layer in layers_of(stack)],
     }
 
 
@@ -303,11 +342,12 @@ def prefill(
     places = jnp.arange(tokens_PS.shape[1])
     positions = jnp.broadcast_to(places[None], tokens_PS.shape)
     segment_ids = (places[None] < lengths_P[:, None]).astype(jnp.int32)
-    block = Block(config)
     x = embed(decode_params["embedding"], tokens_PS, config)
     caches = []
-    for layer, window in zip(decode_params["layers"], config.layer_windows, strict=True):
-        x, (k, v) = cast(Any, block.apply({"params": layer}, x, positions, segment_ids, window))
+    kinds = zip(config.sparse_layers, config.layer_windows, strict=True)
+    for layer, (sparse, window) in zip(decode_params["layers"], kinds, strict=True):
+        block = Block(config, sparse)
+        x, (k, v), _ = cast(Any, block.apply({"params": layer}, x, positions, segment_ids, window))
         caches.append(LayerCache(jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)))
     last = jnp.take_along_axis(x, (lengths_P - 1)[:, None, None], axis=1)[:, 0]
     return rms_norm(last, decode_params["final_norm"], config.norm_eps), caches
@@ -321,12 +361,12 @@ def decode_token(
     caches: Sequence[LayerCache],
 ) -> tuple[Float[Array, "R D"], list[LayerCache]]:
     """Read one token per row at its position; (hidden state after it, caches)."""
-    block = Block(config)
     x = embed(decode_params["embedding"], tokens_R[:, None], config)
     positions = positions_R[:, None]
     new_caches = []
-    layers = zip(decode_params["layers"], config.layer_windows, caches, strict=True)
-    for layer, window, cache in layers:
+    kinds = zip(config.sparse_layers, config.layer_windows, strict=True)
+    for layer, (sparse, window), cache in zip(decode_params["layers"], kinds, caches, strict=True):
+        block = Block(config, sparse)
         x, cache = block.apply({"params": layer}, x, positions, window, cache, method=Block.decode)
         new_caches.append(cache)
     return rms_norm(x[:, 0], decode_params["final_norm"], config.norm_eps), new_caches

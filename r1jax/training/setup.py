@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -104,7 +105,7 @@ def make_setup(config: Config, workdir: pathlib.Path | None = None) -> Setup:
     start = read_start(config, workdir)
     return Setup(
         config=config,
-        mesh=mesh_lib.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor),
+        mesh=mesh_lib.make_mesh(**dataclasses.asdict(config.mesh)),
         task=make_task(config.data.task, config.data.size),
         start=start,
         module=Transformer(start.model),
@@ -177,7 +178,7 @@ def make_batch_shape(setup: Setup, *, sequences: int, longest: int) -> BatchShap
             f"config.batch.row_length={row_length}: a prompt and response can have {longest} "
             "tokens; raise it, or use 0 for the least that fits"
         )
-    devices = setup.mesh.shape["data"] * setup.mesh.shape["fsdp"]
+    devices = math.prod(setup.mesh.shape[axis] for axis in mesh_lib.BATCH_AXES)
     rows_per_micro = max(1, batch.tokens_per_device // row_length) * devices
     # Best fit opens a row only when no other has room, so every row but the last holds this many.
     per_row = max(1, row_length // longest)

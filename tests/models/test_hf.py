@@ -17,11 +17,12 @@ from r1jax import mesh as mesh_lib
 from r1jax import models, rollout
 from r1jax.errors import UserError
 from r1jax.models import transformer
+from r1jax.models.config import MoeConfig
 from r1jax.models.hf import files, save
 from r1jax.ops.rope import RopeScaling
 from r1jax.ops.sampling import SamplingParams
 
-# Checkpoints with what transformers makes of them; tests/oracle/test_models_dense.py writes them.
+# Checkpoints with what transformers makes of them; tests/oracle/test_models.py writes them.
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "models"
 CASES = sorted(path.name for path in GOLDEN.iterdir())
 every_case = pytest.mark.parametrize("case", CASES)
@@ -153,6 +154,9 @@ CONFIG = {
 }
 
 
+QWEN3_MOE = {"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 4, "num_experts_per_tok": 2}
+
+
 def read(**changes):
     return models.hf.config.read_config({**CONFIG, **changes}, where="config.json")
 
@@ -198,6 +202,21 @@ def test_window_fields_are_honoured(fields, windows):
 
 
 @pytest.mark.parametrize(
+    ("fields", "dense"),
+    [
+        ({}, ()),
+        ({"decoder_sparse_step": 2}, (0, 2)),
+        ({"mlp_only_layers": [1, 3]}, (1, 3)),
+        ({"mlp_only_layers": [1], "decoder_sparse_step": 3}, (0, 1, 3)),
+    ],
+)
+def test_which_layers_are_sparse(fields, dense):
+    config = read(**QWEN3_MOE, num_hidden_layers=4, head_dim=8, **fields)
+    assert config.moe.dense_layers == dense
+    assert (config.moe.ffn, config.moe.normalized) == (768, False)  # as transformers assumes
+
+
+@pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"architectures": ["GemmaForCausalLM"]}, ["GemmaForCausalLM", "Qwen3ForCausalLM"]),
@@ -217,6 +236,13 @@ def test_window_fields_are_honoured(fields, windows):
         ({"hidden_size": 18}, ["hidden_size=18", "num_attention_heads=4"]),
         ({"num_key_value_heads": 3}, ["kv_heads=3"]),
         ({"vocab_size": "24"}, ["vocab_size", "'24'"]),
+        ({"num_experts": 4}, ["num_experts=4"]),
+        ({**QWEN3_MOE, "num_experts": 2.5}, ["num_experts=2.5"]),
+        ({**QWEN3_MOE, "norm_topk_prob": 1}, ["norm_topk_prob=1"]),
+        ({**QWEN3_MOE, "num_experts_per_tok": 5}, ["chosen=5"]),
+        ({**QWEN3_MOE, "use_sliding_window": True}, ["use_sliding_window=True"]),
+        ({**QWEN3_MOE, "decoder_sparse_step": 0}, ["decoder_sparse_step=0"]),
+        ({**QWEN3_MOE, "n_shared_experts": 1}, ["n_shared_experts=1"]),
         ({"hidden_size": None}, ["hidden_size"]),
     ],
 )
@@ -404,6 +430,8 @@ def test_a_folder_with_something_in_it_is_not_overwritten(tmp_path):
         {"qkv_bias": True, "qk_norm": True},
         {"windows": (0, 4)},
         {"qk_norm": True, "windows": (3, 4)},
+        {"moe": MoeConfig(4, chosen=2)},
+        {"qk_norm": True, "moe": MoeConfig(4, chosen=2, shared=1)},
     ],
 )
 def test_a_model_of_no_family_cannot_be_exported(changes, tmp_path):

@@ -12,6 +12,7 @@ from helpers import TINY, make_tiny, quick_compiles, random_batch, softmax
 
 from r1jax import models
 from r1jax.models import transformer
+from r1jax.models.config import MoeConfig
 from r1jax.ops.kv_cache import LayerCache
 from r1jax.ops.logprobs import token_logprobs
 from r1jax.ops.rope import RopeScaling
@@ -20,6 +21,7 @@ VARIANTS = {
     "llama": {},
     "qwen2": {"qkv_bias": True, "kv_heads": 4},
     "qwen3": {"qk_norm": True, "kv_heads": 1, "tied_head": False},
+    "qwen3_moe": {"moe": MoeConfig(8, chosen=3, ffn=8, normalized=True, dense_layers=(0,))},
     "windowed": {"windows": (0, 3), "rope_scaling": RopeScaling("yarn", 4.0, 8, magnitude=1.2)},
 }
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
@@ -63,17 +65,49 @@ def attention_by_hand(config, p, x, window):
     return np.einsum("nts,snh,nhd->td", softmax(scores), v, p["out"])
 
 
+def silu(x):
+    return x / (1 + np.exp(-x))
+
+
+def moe_by_hand(moe, p, x):
+    """Token after token, expert after expert."""
+    logits = x @ p["router"]
+    scores = softmax(logits) if moe.score == "softmax" else 1 / (1 + np.exp(-logits))
+    out = np.zeros_like(x)
+    for token, row in enumerate(scores):
+        biased = row + p.get("router_bias", 0)
+        groups = np.split(np.arange(moe.experts), moe.groups)
+        groups.sort(key=lambda group: -np.sort(biased[group])[-2:].sum())
+        allowed = np.concatenate(groups[: moe.chosen_groups])
+        chosen = allowed[np.argsort(-biased[allowed])[: moe.chosen]]
+        weights = row[chosen] / (row[chosen].sum() if moe.normalized else 1) * moe.scale
+        for expert, weight in zip(chosen, weights, strict=True):
+            gate, up, down = (p[f"expert_{name}"][expert] for name in ("gate", "up", "down"))
+            out[token] += weight * ((silu(x[token] @ gate) * (x[token] @ up)) @ down)
+    if moe.shared:
+        out += (silu(x @ p["shared_gate"]) * (x @ p["shared_up"])) @ p["shared_down"]
+    return out
+
+
+def layers_of(config, params):
+    """Every layer's own parameters, in order."""
+    for stack in config.stacks:
+        for layer in range(stack.length):
+            yield jax.tree.map(operator.itemgetter(layer), params[stack.name]["block"])
+
+
 def logits_by_hand(config, params, tokens):
     """One sequence, layer after layer, in float64."""
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     x = params["embedding"][tokens]
-    for layer in range(config.layers):
-        p = jax.tree.map(operator.itemgetter(layer), params["layers"]["block"])
+    for layer, p in enumerate(layers_of(config, params)):
         normed = norm_by_hand(x, p["attention_norm"])
         x = x + attention_by_hand(config, p["attention"], normed, config.layer_windows[layer])
         normed = norm_by_hand(x, p["mlp_norm"])
-        gate = normed @ p["gate"]
-        x = x + (gate / (1 + np.exp(-gate)) * (normed @ p["up"])) @ p["down"]
+        if "moe" in p:
+            x = x + moe_by_hand(config.moe, p["moe"], normed)
+        else:
+            x = x + (silu(normed @ p["gate"]) * (normed @ p["up"])) @ p["down"]
     head = params["embedding"].T if config.tied_head else params["head"]
     return norm_by_hand(x, params["final_norm"]) @ head
 
@@ -117,9 +151,10 @@ def test_a_sequence_alone_needs_neither_positions_nor_segments():
     )
 
 
-def test_a_sequence_has_no_influence_on_others_in_its_row():
+@pytest.mark.parametrize("variant", ["llama", "qwen3_moe"])
+def test_a_sequence_has_no_influence_on_others_in_its_row(variant):
     """Not a bit of the other sequences' logits, or of the loss's gradient through them, moves."""
-    module, params = make_tiny()
+    module, params = make_tiny(**VARIANTS[variant])
     batch = make_packed()
     row, places = next(segments_of(batch))
     other_tokens = batch.tokens.copy()

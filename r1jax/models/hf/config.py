@@ -4,58 +4,14 @@ Nothing that changes the maths is skipped over: a field is used, known to be har
 """
 
 import dataclasses
+import operator
 from collections.abc import Mapping
 from typing import Any
 
 from r1jax.errors import UserError
 from r1jax.models.config import ModelConfig
+from r1jax.models.hf.families import FAMILIES, Family, Fields
 from r1jax.models.hf.rope import read_rope, write_rope
-
-Fields = Mapping[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Family:
-    """What sets an architecture apart from the others, as data."""
-
-    model_type: str
-    model: Fields  # ModelConfig fields that the architecture itself decides
-    defaults: Fields  # what transformers takes where the file says nothing
-    fixed: Fields  # fields with the one value that is supported
-    windowed: bool  # it has the fields of sliding windows
-
-
-_COMMON = {"rms_norm_eps": 1e-6, "tie_word_embeddings": False, "hidden_act": "silu"}
-_PLAIN = {"hidden_act": "silu", "attention_dropout": 0.0, "partial_rotary_factor": 1.0}
-
-FAMILIES: Mapping[str, Family] = {
-    "LlamaForCausalLM": Family(
-        model_type="llama",
-        model={},
-        defaults={**_COMMON, "max_position_embeddings": 2048},
-        fixed={**_PLAIN, "attention_bias": False, "mlp_bias": False},
-        windowed=False,
-    ),
-    "Qwen2ForCausalLM": Family(
-        model_type="qwen2",
-        model={"qkv_bias": True},
-        defaults={**_COMMON, "max_position_embeddings": 32768, "num_key_value_heads": 32},
-        fixed=_PLAIN,
-        windowed=True,
-    ),
-    "Qwen3ForCausalLM": Family(
-        model_type="qwen3",
-        model={"qk_norm": True},
-        defaults={
-            **_COMMON,
-            "max_position_embeddings": 32768,
-            "num_key_value_heads": 32,
-            "head_dim": 128,
-        },
-        fixed={**_PLAIN, "attention_bias": False},
-        windowed=True,
-    ),
-}
 
 _SIZES = (
     "vocab_size",
@@ -90,19 +46,56 @@ _HARMLESS = KEPT | _names("""
     encoder_no_repeat_ngram_size repetition_penalty num_return_sequences
     exponential_decay_length_penalty remove_invalid_values forced_bos_token_id
     forced_eos_token_id chunk_size_feed_forward tf_legacy_loss unsloth_version unsloth_fixed
-    model_max_length
+    model_max_length output_router_logits router_aux_loss_coef
 """)
 
 
 def read_config(fields: Fields, *, where: str, dtype: str = "float32") -> ModelConfig:
     """The model that a `config.json` describes; a UserError names what it cannot be."""
     family = FAMILIES[_architecture(fields, where)]
+    fields = {family.aliases.get(name, name): value for name, value in fields.items()}
     _refuse_unsupported(fields, family, where)
     said = {name: value for name, value in fields.items() if value is not None}
-    found = {**family.defaults, **said}
+    none = {name: 0 for name in family.zero_if_null if name in fields}
+    found = {**family.defaults, **none, **said}
     absent = [name for name in _SIZES if name not in found]
     if absent:
         raise UserError(f"{where}: says nothing of {', '.join(absent)}")
+    sizes = _read_sizes(found, where)
+    theta, scaling = read_rope(fields, where=where, max_positions=sizes["max_positions"])
+    values = {
+        **sizes,
+        **family.model,
+        **_read_parts(found, family, where),
+        "rope_theta": theta,
+        "rope_scaling": scaling,
+        "norm_eps": float(found["rms_norm_eps"]),
+        "tied_head": bool(found["tie_word_embeddings"]),
+        "windows": _read_windows(fields, sizes["layers"], where) if family.windowed else (),
+        "dtype": dtype,
+    }
+    if "moe.experts" in family.parts:
+        values["moe.dense_layers"] = _read_dense_layers(found, sizes["layers"], where)
+    try:
+        return _replaced(ModelConfig(), values)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _replaced(config: Any, values: Mapping[str, Any]) -> Any:
+    """A dataclass with fields changed; "a.b" is field b of field a."""
+    flat = {name: value for name, value in values.items() if "." not in name}
+    for section in {name.partition(".")[0] for name in values if "." in name}:
+        inner = {
+            name.removeprefix(section + "."): value
+            for name, value in values.items()
+            if name.startswith(section + ".")
+        }
+        flat[section] = _replaced(getattr(config, section), inner)
+    return dataclasses.replace(config, **flat)
+
+
+def _read_sizes(found: Fields, where: str) -> dict[str, int]:
     heads, width = found["num_attention_heads"], found["hidden_size"]
     sizes = {
         "vocab_size": found["vocab_size"],
@@ -117,20 +110,32 @@ def read_config(fields: Fields, *, where: str, dtype: str = "float32") -> ModelC
     for name, size in sizes.items():
         if type(size) is not int or size < 1:
             raise UserError(f"{where}: {name} comes out as {size!r}, a whole number is wanted")
-    theta, scaling = read_rope(fields, where=where, max_positions=sizes["max_positions"])
-    try:
-        return ModelConfig(
-            **sizes,
-            **family.model,
-            rope_theta=theta,
-            rope_scaling=scaling,
-            norm_eps=float(found["rms_norm_eps"]),
-            tied_head=bool(found["tie_word_embeddings"]),
-            windows=_read_windows(fields, sizes["layers"], where) if family.windowed else (),
-            dtype=dtype,
+    return sizes
+
+
+def _read_parts(found: Fields, family: Family, where: str) -> dict[str, Any]:
+    """The numbers that only this family has, each of its field's type."""
+    values = {}
+    for field, name in family.parts.items():
+        value, kind = found[name], type(operator.attrgetter(field)(ModelConfig()))
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            raise UserError(f"{where}: {name}={value!r}: of type {kind.__name__} is wanted")
+        values[field] = value
+    return values
+
+
+def _read_dense_layers(found: Fields, layers: int, where: str) -> tuple[int, ...]:
+    step, listed = found.get("decoder_sparse_step", 1), found.get("mlp_only_layers", ())
+    first = found.get("first_k_dense_replace", 0)
+    if type(step) is not int or step < 1 or type(first) is not int:
+        raise UserError(
+            f"{where}: decoder_sparse_step={step!r}, first_k_dense_replace={first!r}: whole "
+            "numbers are wanted"
         )
-    except ValueError as error:
-        raise UserError(f"{where}: {error}") from error
+    dense = (n for n in range(layers) if n < first or n in listed or (n + 1) % step)
+    return tuple(dense)
 
 
 def _architecture(fields: Fields, where: str) -> str:
@@ -148,9 +153,11 @@ def _architecture(fields: Fields, where: str) -> str:
 
 
 def _refuse_unsupported(fields: Fields, family: Family, where: str) -> None:
-    known = _USED | _HARMLESS | (_WINDOW_FIELDS if family.windowed else frozenset())
+    known = _USED | _HARMLESS | family.inert | set(family.defaults) | set(family.parts.values())
+    if family.windowed:
+        known |= _WINDOW_FIELDS
     for name, value in fields.items():
-        if value is None or name in known:
+        if value is None:
             continue
         if name in family.fixed:
             if value != family.fixed[name]:
@@ -158,7 +165,7 @@ def _refuse_unsupported(fields: Fields, family: Family, where: str) -> None:
                     f"{where}: {name}={value!r} is not supported for {family.model_type}, only "
                     f"{family.fixed[name]!r}"
                 )
-        elif value not in (False, 0, "", [], {}):
+        elif name not in known and value not in (False, 0, "", [], {}):
             raise UserError(
                 f"{where}: {name}={value!r} may change what a {family.model_type} model computes "
                 "and is not supported; remove the field only if you know that it does not"
@@ -202,7 +209,29 @@ def _read_windows(fields: Fields, layers: int, where: str) -> tuple[int, ...]:
 
 def write_config(config: ModelConfig, *, dtype: str) -> dict[str, Any]:
     """`config.json` of a model; the names are those that transformers 4 and 5 both read."""
-    architecture, family = _family_of(config)
+    for architecture, family in FAMILIES.items():
+        if ("moe.experts" in family.parts) != bool(config.moe.experts):
+            continue
+        fields = _fields_of(config, architecture, family)
+        # The family is the one whose config.json says all of it: read back, it is the same model.
+        if _said(read_config(fields, where="config.json")) == _said(config):
+            return fields | {"torch_dtype": dtype}
+    parts = {**_said(config), "vocab_size": config.vocab_size}
+    usual = _said(ModelConfig())
+    said = ", ".join(f"{name}={value!r}" for name, value in parts.items() if usual[name] != value)
+    raise UserError(
+        f"no architecture of {', '.join(FAMILIES)} says all of {said}: it cannot be exported"
+    )
+
+
+def _said(config: ModelConfig) -> dict[str, Any]:
+    """What decides the maths of a model: all but how it is run."""
+    how = ("dtype", "remat", "attention", "max_positions")
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return {name: value for name, value in fields.items() if name not in how}
+
+
+def _fields_of(config: ModelConfig, architecture: str, family: Family) -> dict[str, Any]:
     fields = {
         "architectures": [architecture],
         "model_type": family.model_type,
@@ -216,24 +245,16 @@ def write_config(config: ModelConfig, *, dtype: str) -> dict[str, Any]:
         "rms_norm_eps": config.norm_eps,
         "tie_word_embeddings": config.tied_head,
         "max_position_embeddings": config.max_positions or 32768,
-        "torch_dtype": dtype,
         **family.fixed,
         **write_rope(config.rope_theta, config.rope_scaling),
     }
     fields.pop("partial_rotary_factor")
+    for field, name in family.parts.items():
+        value = operator.attrgetter(field)(config)
+        fields[name] = None if name in family.zero_if_null and not value else value
+    if "mlp_only_layers" in family.defaults:
+        fields["mlp_only_layers"] = list(config.moe.dense_layers)
     return fields | (_write_windows(config) if family.windowed else {})
-
-
-def _family_of(config: ModelConfig) -> tuple[str, Family]:
-    """The family that has just this model's parts; its export says the rest by numbers."""
-    parts = {name for name in ("qkv_bias", "qk_norm") if getattr(config, name)}
-    for name, family in FAMILIES.items():
-        if set(family.model) == parts and (family.windowed or not any(config.windows)):
-            return name, family
-    raise UserError(
-        f"no architecture of {', '.join(FAMILIES)} has qkv_bias={config.qkv_bias}, "
-        f"qk_norm={config.qk_norm} and windows={config.windows}: it cannot be exported"
-    )
 
 
 def _write_windows(config: ModelConfig) -> dict[str, Any]:

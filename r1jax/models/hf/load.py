@@ -50,15 +50,17 @@ def load(
     tensors = files.open_folder(folder)
     shapes = jax.eval_shape(functools.partial(init_params, Transformer(config)), 0)
     _check_tensors(folder, tensors, names.pieces(shapes), tied=config.tied_head)
-    dtypes = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: (
-            _source_dtype(tensors, path, leaf) if dtype is None else jnp.dtype(dtype)
+    known = names.sources(shapes)
+    sources = jax.tree_util.tree_map_with_path(lambda path, _: known[names.path_of(path)], shapes)
+    dtypes = jax.tree.map(
+        lambda leaf, source: (
+            _source_dtype(tensors, source, leaf) if dtype is None else jnp.dtype(dtype)
         ),
         shapes,
+        sources,
     )
-    params = jax.tree_util.tree_map_with_path(
-        functools.partial(_assemble, tensors), shapes, dtypes, _shardings(mesh, shapes)
-    )
+    assemble = functools.partial(_assemble, tensors)
+    params = jax.tree.map(assemble, shapes, sources, dtypes, _shardings(mesh, shapes))
     if compute_dtype is None:
         compute_dtype = "bfloat16" if dtypes["embedding"] == jnp.bfloat16 else "float32"
     return Transformer(dataclasses.replace(config, dtype=jnp.dtype(compute_dtype).name)), params
@@ -110,8 +112,7 @@ def _same_bytes(left: files.Tensor, right: files.Tensor) -> bool:
     return all(np.array_equal(one, other) for one, other in rows)
 
 
-def _source_dtype(tensors: Tensors, path: tuple[Any, ...], leaf: Any) -> np.dtype:
-    source = names.source_of(path)
+def _source_dtype(tensors: Tensors, source: names.Source, leaf: Any) -> np.dtype:
     stack = [tensors[source.tensor_name(place)] for place in names.places(source, leaf.shape)]
     found = {tensor.dtype for tensor in stack}
     if len(found) > 1:
@@ -124,10 +125,9 @@ def _source_dtype(tensors: Tensors, path: tuple[Any, ...], leaf: Any) -> np.dtyp
 
 
 def _assemble(
-    tensors: Tensors, path: tuple[Any, ...], leaf: Any, dtype: np.dtype, sharding: Sharding
+    tensors: Tensors, leaf: Any, source: names.Source, dtype: np.dtype, sharding: Sharding
 ) -> jax.Array:
     """One parameter, shard after shard; replicas of a shard are read once."""
-    source = names.source_of(path)
     devices_of: dict[tuple[tuple[int, int, int], ...], list[Any]] = {}
     for device, index in sharding.addressable_devices_indices_map(leaf.shape).items():
         ranges = zip(index or (), leaf.shape, strict=True)

@@ -22,15 +22,16 @@ class Source:
     """The tensors of one parameter. `inputs` of its axes, after the stacked ones, are summed over
     when it is applied; they come last in a checkpoint. None = no matrix, axes stay in order."""
 
-    name: str  # {layer} where it is one of a stack
+    name: str  # {} for the number of the layer, and of the expert
     inputs: int | None = None
+    first: int = 0  # the number of the stack's first layer
 
     @property
     def stacked(self) -> int:
         return self.name.count("{")
 
     def tensor_name(self, place: tuple[int, ...]) -> str:
-        return self.name.format(*place)
+        return self.name.format(*(place[:1] and (place[0] + self.first, *place[1:])))
 
     def tensor_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of each tensor of a parameter of this shape."""
@@ -80,6 +81,14 @@ SOURCES: Mapping[str, Source] = {
     "layers/block/gate": Source(_MLP + "gate_proj.weight", 1),
     "layers/block/up": Source(_MLP + "up_proj.weight", 1),
     "layers/block/down": Source(_MLP + "down_proj.weight", 1),
+    "layers/block/moe/router": Source(_MLP + "gate.weight", 1),
+    "layers/block/moe/router_bias": Source(_MLP + "gate.e_score_correction_bias"),
+    "layers/block/moe/expert_gate": Source(_MLP + "experts.{}.gate_proj.weight", 1),
+    "layers/block/moe/expert_up": Source(_MLP + "experts.{}.up_proj.weight", 1),
+    "layers/block/moe/expert_down": Source(_MLP + "experts.{}.down_proj.weight", 1),
+    "layers/block/moe/shared_gate": Source(_MLP + "shared_experts.gate_proj.weight", 1),
+    "layers/block/moe/shared_up": Source(_MLP + "shared_experts.up_proj.weight", 1),
+    "layers/block/moe/shared_down": Source(_MLP + "shared_experts.down_proj.weight", 1),
     "final_norm": Source("model.norm.weight"),
     "head": Source(HEAD, 1),
 }
@@ -89,8 +98,27 @@ def path_of(path: tuple[Any, ...]) -> str:
     return "/".join(entry.key for entry in path)
 
 
-def source_of(path: tuple[Any, ...]) -> Source:
-    return SOURCES[path_of(path)]
+def sources(shapes: Params) -> dict[str, Source]:
+    """The source of every parameter, by path."""
+    found = {}
+    firsts = _first_layers(shapes)
+    for path, _ in jax.tree_util.tree_leaves_with_path(shapes):
+        stack, *rest = path_of(path).split("/")
+        source = SOURCES["/".join(["layers" if stack in firsts else stack, *rest])]
+        found[path_of(path)] = dataclasses.replace(source, first=firsts.get(stack, 0))
+    return found
+
+
+def _first_layers(shapes: Params) -> dict[str, int]:
+    """By stack: `layers_7` starts at layer 7, `layers` behind all others."""
+    lengths = {
+        name: jax.tree.leaves(stack)[0].shape[0]
+        for name, stack in shapes.items()
+        if name.startswith("layers")
+    }
+    others = {name: length for name, length in lengths.items() if name != "layers"}
+    firsts = {name: int(name.removeprefix("layers_")) for name in others}
+    return {**firsts, "layers": sum(others.values())}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,18 +134,20 @@ class Piece:
 def pieces(shapes: Params) -> dict[str, Piece]:
     """All tensors that the checkpoint of a model has: by name, in the order they are used."""
     found = {}
-    order = {path: number for number, path in enumerate(SOURCES)}
+    order = {source.name: number for number, source in enumerate(SOURCES.values())}
+    known = sources(shapes)
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
-        source = source_of(path)
+        source = known[path_of(path)]
         for place in places(source, leaf.shape):
             piece = Piece(path_of(path), source, place, source.tensor_shape(leaf.shape))
             found[source.tensor_name(place)] = piece
 
     def when_used(item: tuple[str, Piece]) -> tuple[int, ...]:
         piece = item[1]
-        behind_all = np.iinfo(np.int32).max
-        layer = -1 if piece.path == "embedding" else next(iter(piece.place), behind_all)
-        return layer, order[piece.path], *piece.place[1:]
+        layer = -1 if piece.path == "embedding" else np.iinfo(np.int32).max
+        if piece.place:
+            layer = piece.place[0] + piece.source.first
+        return layer, order[piece.source.name], *piece.place[1:]
 
     return dict(sorted(found.items(), key=when_used))
 

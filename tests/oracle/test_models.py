@@ -1,8 +1,8 @@
-"""Tiny random models of every dense family, in transformers 5.23.0 and here.
+"""Tiny random models of every family, in transformers 5.23.0 and here.
 
     pip install torch==2.13.0 transformers==5.23.0 -e '.[test]'
-    python -m pytest -m oracle tests/oracle/test_models_dense.py
-    PYTHONPATH=tests python tests/oracle/test_models_dense.py     # writes tests/golden/models
+    python -m pytest -m oracle tests/oracle/test_models.py
+    PYTHONPATH=tests python tests/oracle/test_models.py     # writes tests/golden/models
 
 The golden files, a checkpoint and its logits for each case, are what tests/models/test_hf.py holds
 r1jax to where there is no torch.
@@ -50,6 +50,17 @@ LLAMA3_ROPE = rope(
     high_freq_factor=4.0,
     original_max_position_embeddings=256,
 )
+
+
+def moe(experts, chosen, **rest):
+    return {
+        "num_experts": experts,
+        "num_experts_per_tok": chosen,
+        "moe_intermediate_size": 8,  # in bytes of bfloat16 a multiple of 16, for torch
+        **rest,
+    }
+
+
 YARN = rope("yarn", theta=1e6, factor=4.0, original_max_position_embeddings=512)
 # Fields beside the sizes below; original positions are short, so that 2048 tokens reach past them.
 CASES = {
@@ -77,6 +88,15 @@ CASES = {
             layer_types=["sliding_attention", "full_attention", "sliding_attention"],
         ),
     ),
+    "qwen3_moe": ("qwen3_moe", shape(4, 2, head_dim=16, **moe(8, 3, norm_topk_prob=True))),
+    "qwen3_moe_mixed": (
+        "qwen3_moe",
+        shape(6, 1, head_dim=16, tied=True, **moe(6, 2, decoder_sparse_step=2), **YARN),
+    ),
+    "qwen3_moe_top1": (
+        "qwen3_moe",
+        shape(3, 3, head_dim=16, **moe(5, 1, mlp_only_layers=[0, 2])),
+    ),
 }
 
 
@@ -90,6 +110,8 @@ GOLDEN_CASES = [
     "qwen3",
     "qwen3_tied",
     "qwen3_layer_types",
+    "qwen3_moe",
+    "qwen3_moe_mixed",
 ]
 
 
@@ -112,9 +134,11 @@ def make_theirs(case, *, layers=3, vocabulary=VOCABULARY, ffn=72, seed=0):
     model = AutoModelForCausalLM.from_config(config).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        kept = model.state_dict()
+        buffers = [(name, b) for name, b in model.named_buffers() if name in kept]
+        for name, parameter in [*model.named_parameters(), *buffers]:
             middle = 1.0 if "norm" in name else 0.0
-            spread = 0.3 if parameter.ndim == 1 else 1.5 * parameter.shape[1] ** -0.5
+            spread = 0.3 if parameter.ndim == 1 else 1.5 * parameter.shape[-1] ** -0.5
             parameter.copy_(middle + spread * torch.randn(parameter.shape, generator=generator))
     return model
 
@@ -170,7 +194,22 @@ def their_gradients(model, tokens, targets):
     model.zero_grad()
     logits = model(torch.tensor(tokens)).logits
     torch.nn.functional.cross_entropy(logits[0], torch.tensor(targets[0])).backward()
-    return {name: p.grad.numpy() for name, p in model.named_parameters()}
+    grads = {name: p.grad.numpy() for name, p in model.named_parameters()}
+    return dict(of_files(grads))
+
+
+def of_files(tensors):
+    """Models hold all experts of a layer in one tensor, files hold each matrix by itself."""
+    for name, tensor in tensors.items():
+        if ".experts." not in name:
+            yield name, tensor
+            continue
+        for expert, both in enumerate(tensor):
+            matrices = {"down_proj": both}
+            if name.endswith("gate_up_proj"):
+                matrices = dict(zip(("gate_proj", "up_proj"), np.split(both, 2), strict=True))
+            for matrix, values in matrices.items():
+                yield f"{name.rpartition('.')[0]}.{expert}.{matrix}.weight", values
 
 
 def our_gradients(module, params, tokens, targets):
@@ -196,11 +235,27 @@ def test_gradients(pair):
     tokens, targets = random_tokens(1, 300), random_tokens(1, 300, seed=1)
     wanted = their_gradients(theirs, tokens, targets)
     found = our_gradients(module, params, tokens, targets)
-    assert set(found) == set(wanted)
+    untrained = {name for name in found if name.endswith("e_score_correction_bias")}
+    assert set(found) == set(wanted) | untrained
+    assert not any(found[name].any() for name in untrained)
     gaps = {n: np.linalg.norm(found[n] - g) / np.linalg.norm(g) for n, g in wanted.items()}
     worst = max(gaps, key=gaps.get)
     print(f"gradients: worst relative error {gaps[worst]:.1e} at {worst}")
     assert gaps[worst] <= 1e-4
+
+
+def test_balance_loss(pair):
+    import torch
+
+    theirs, module, params, _ = pair
+    tokens = random_tokens(1, 300)
+    if module.config.moe.score != "softmax" or not module.config.moe.experts:
+        pytest.skip("a loss of Qwen3-MoE only")
+    with torch.no_grad():
+        wanted = theirs(torch.tensor(tokens), output_router_logits=True).aux_loss
+    _, routing = module.apply({"params": params}, jnp.asarray(tokens), method="hidden_and_routing")
+    found = models.moe.balance_loss(module.config.moe, routing)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
 def test_greedy_generation(pair):
@@ -212,6 +267,27 @@ def test_greedy_generation(pair):
     )
     for row, prompt in enumerate(prompts):
         np.testing.assert_array_equal(rollouts.response(row), greedy_of(theirs, prompt, GENERATED))
+
+
+def test_decoding_gives_the_logprobs_of_training(pair):
+    _, module, params, _ = pair
+    prompts = [random_tokens(1, length, seed=length)[0].tolist() for length in (3, 17, 40)]
+    rollouts = rollout.generate(
+        module,
+        params,
+        prompts,
+        sampling=SamplingParams(max_tokens=GENERATED),
+        samples_per_prompt=1,
+        seed=0,
+    )
+    gaps = []
+    for row, prompt in enumerate(prompts):
+        tokens = np.concatenate([prompt, rollouts.response(row)])[None]
+        logits = apply(module, params, tokens[:, :-1])
+        logp = np.take_along_axis(jax.nn.log_softmax(logits)[0], tokens[0, 1:, None], axis=-1)
+        gaps.append(np.abs(logp[len(prompt) - 1 :, 0] - rollouts.logp[row]).max())
+    print(f"decoding: worst difference of a log-prob {max(gaps):.1e}")
+    assert max(gaps) <= 1e-5
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
