@@ -54,6 +54,18 @@ class MoeConfig:
             raise ValueError(f"model.moe.ffn={self.ffn}, shared={self.shared}: too small")
 
 
+@dataclasses.dataclass(frozen=True)
+class MlaConfig:
+    """Multi-head latent attention (DeepSeek-V3). `head_dim` is that of queries and keys, of which
+    the last `rope_dim` are turned by RoPE."""
+
+    kv_rank: int = 0  # of the latent that keys and values are made from; 0 = plain attention
+    query_rank: int = 0  # of the one that queries are made from; 0 = from the input itself
+    rope_dim: int = 64
+    value_dim: int = 128  # of each head
+    interleaved: bool = True  # RoPE turns neighbours, not places half a head apart
+
+
 class Stack(NamedTuple):
     """Layers with the same parameters, one after another: one scan."""
 
@@ -86,6 +98,7 @@ class ModelConfig:
     remat: str = "none"
     attention: str = "xla"
     moe: MoeConfig = MoeConfig()
+    mla: MlaConfig = MlaConfig()
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
@@ -109,6 +122,25 @@ class ModelConfig:
                 f"model.layers={self.layers}"
             )
 
+        if self.mla.kv_rank:
+            self._check_latent()
+
+    def _check_latent(self) -> None:
+        mla = self.mla
+        if min(mla.kv_rank, mla.query_rank + 1, mla.value_dim) < 1:
+            raise ValueError(f"model.mla={mla}: ranks and dims must be above 0")
+        if mla.rope_dim % 2 or not 0 < mla.rope_dim < self.head_dim:
+            raise ValueError(
+                f"model.mla.rope_dim={mla.rope_dim}: must be even, and a part of "
+                f"model.head_dim={self.head_dim}"
+            )
+        plain = {"kv_heads": self.heads, "qkv_bias": False, "qk_norm": False}
+        for name, wanted in plain.items():
+            if getattr(self, name) != wanted:
+                raise ValueError(
+                    f"model.{name}={getattr(self, name)}: latent attention has only {wanted}"
+                )
+
     @property
     def layer_windows(self) -> tuple[int | None, ...]:
         """Of each layer, how far it sees; None = everything before."""
@@ -130,6 +162,13 @@ class ModelConfig:
             name = "layers" if layers[-1] == self.layers - 1 else f"layers_{layers[0]}"
             stacks.append(Stack(name, layers[0], len(layers), sparse))
         return tuple(stacks)
+
+    @property
+    def cache_dims(self) -> tuple[int, int, int]:
+        """(heads, size of a key, size of a value) that a layer's cache holds of each token."""
+        if self.mla.kv_rank:
+            return 1, self.mla.kv_rank + self.mla.rope_dim, 0
+        return self.kv_heads, self.head_dim, self.head_dim
 
     @property
     def compute_dtype(self) -> jnp.dtype:

@@ -18,7 +18,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from r1jax.mesh import constrain
 from r1jax.models.config import ModelConfig, Stack
+from r1jax.models.latent import LatentAttention
 from r1jax.models.moe import Moe, Routing, gated_mlp
+from r1jax.models.norm import rms_norm
 from r1jax.ops import attention, rope
 from r1jax.ops.kv_cache import LayerCache, write
 from r1jax.ops.logprobs import compute_logits
@@ -39,6 +41,12 @@ PARAM_AXES: Mapping[str, tuple[str | None, ...]] = {
     "value_bias": ("kv_heads", "head_dim"),
     "query_norm": ("head_dim",),
     "key_norm": ("head_dim",),
+    "query_down": ("embed", None),
+    "query_down_norm": (None,),
+    "query_up": (None, "heads", "head_dim"),
+    "kv_down": ("embed", None),
+    "kv_down_norm": (None,),
+    "kv_up": (None, "heads", "head_dim"),
     "gate": ("embed", "ffn"),
     "up": ("embed", "ffn"),
     "down": ("ffn", "embed"),
@@ -65,15 +73,6 @@ def logical_axes(params: Params) -> Any:
         return stacked + PARAM_AXES[names[-1]]
 
     return jax.tree_util.tree_map_with_path(axes, params)
-
-
-def rms_norm(
-    x: Float[Array, "*rows D"], scale_D: Float[Array, " D"], eps: float
-) -> Float[Array, "*rows D"]:
-    """x / rms(x) * scale, in float32."""
-    wide = x.astype(jnp.float32)
-    wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
-    return jnp.einsum("...d,d->...d", wide, scale_D.astype(jnp.float32)).astype(x.dtype)
 
 
 class Attention(nn.Module):
@@ -121,8 +120,19 @@ class Attention(nn.Module):
         q, k = (rope.rotate(x, positions, inv_freq, c.rope_scaling.magnitude) for x in (q, k))
         return q, k, v
 
+    @property
+    def scale(self) -> float:
+        return self.config.head_dim**-0.5
+
     def merge(self, heads: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
         return jnp.einsum("btnh,nhd->btd", heads, self.out.astype(heads.dtype))
+
+    # What a cache holds is what attention reads; in `LatentAttention` these differ.
+    project_cached = project
+    merge_cached = merge
+
+    def readable(self, cache: LayerCache) -> LayerCache:
+        return cache
 
 
 class Block(nn.Module):
@@ -131,7 +141,7 @@ class Block(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        self.attention = Attention(c)
+        self.attention = (LatentAttention if c.mla.kv_rank else Attention)(c)
         ones = nn.initializers.ones
         self.attention_norm = self.param("attention_norm", ones, (c.width,))
         self.mlp_norm = self.param("mlp_norm", ones, (c.width,))
@@ -150,16 +160,12 @@ class Block(nn.Module):
         return gated_mlp(x, *(w.astype(x.dtype) for w in (self.gate, self.up, self.down))), None
 
     def finish(
-        self, x: Float[Array, "B T D"], heads: Float[Array, "B T N H"], counted: Bool[Array, "B T"]
+        self, x: Float[Array, "B T D"], attended: Float[Array, "B T D"], counted: Bool[Array, "B T"]
     ) -> tuple[Float[Array, "B T D"], Routing | None]:
-        """Everything after the attention itself: output projection, residuals, MLP."""
-        x = x + self.attention.merge(heads)
+        """Everything after the attention: residuals, MLP."""
+        x = x + attended
         out, routing = self.mlp(rms_norm(x, self.mlp_norm, self.config.norm_eps), counted)
         return constrain(x + out, "batch", None, None), routing
-
-    def project(self, x: Float[Array, "B T D"], positions: Int[Array, "B T"]) -> tuple[Array, ...]:
-        normed = rms_norm(x, self.attention_norm, self.config.norm_eps)
-        return self.attention.project(normed, positions)
 
     def __call__(
         self,
@@ -169,13 +175,16 @@ class Block(nn.Module):
         window: int | Int[Array, ""] | None,
     ) -> tuple[Float[Array, "B T D"], tuple[Array, Array], Routing | None]:
         """(output, the keys and values a cache would hold, what the router did)."""
-        q, k, v = self.project(x, positions)
-        backend = self.config.attention
+        normed = rms_norm(x, self.attention_norm, self.config.norm_eps)
         heads = attention.attend(
-            q, k, v, segment_ids_BT=segment_ids, window=window, backend=backend
+            *self.attention.project(normed, positions),
+            segment_ids_BT=segment_ids,
+            window=window,
+            scale=self.attention.scale,
+            backend=self.config.attention,
         )
-        x, routing = self.finish(x, heads, segment_ids > 0)
-        return x, (k, v), routing
+        x, routing = self.finish(x, self.attention.merge(heads), segment_ids > 0)
+        return x, self.attention.project_cached(normed, positions)[1:], routing
 
     def decode(
         self,
@@ -185,12 +194,18 @@ class Block(nn.Module):
         cache: LayerCache,
     ) -> tuple[Float[Array, "R 1 D"], LayerCache]:
         """One token per row; `positions` are also the cache slots."""
-        q, k, v = self.project(x, positions)
+        normed = rms_norm(x, self.attention_norm, self.config.norm_eps)
+        q, k, v = self.attention.project_cached(normed, positions)
         cache = write(cache, k[:, 0], v[:, 0], positions[:, 0])
         heads = attention.attend_cache(
-            q[:, 0], cache.keys, cache.values, lengths_R=positions[:, 0] + 1, window=window
+            q[:, 0],
+            *self.attention.readable(cache),
+            lengths_R=positions[:, 0] + 1,
+            window=window,
+            scale=self.attention.scale,
         )
-        x, _ = self.finish(x, heads[:, None], jnp.ones(positions.shape, bool))
+        attended = self.attention.merge_cached(heads[:, None])
+        x, _ = self.finish(x, attended, jnp.ones(positions.shape, bool))
         return x, cache
 
 

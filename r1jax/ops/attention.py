@@ -23,13 +23,13 @@ def packed_mask(
 def attend(
     q_BTNH: Float[Array, "B T N H"],
     k_BTKH: Float[Array, "B T K H"],
-    v_BTKH: Float[Array, "B T K H"],
+    v_BTKH: Float[Array, "B T K V"],
     *,
     segment_ids_BT: Int[Array, "B T"],
     window: int | Int[Array, ""] | None = None,
     scale: float | None = None,
     backend: str = "xla",
-) -> Float[Array, "B T N H"]:
+) -> Float[Array, "B T N V"]:
     """Causal self-attention that never crosses from one segment of a row into another.
 
     With a `window`, a token sees itself and the `window - 1` before it; it may be traced, so that
@@ -48,7 +48,7 @@ def attend(
     scores = jnp.where(mask[:, None, None], scores, jnp.float32(MASKED))
     weights = jax.nn.softmax(scores, axis=-1).astype(v_BTKH.dtype)
     out = jnp.einsum("bkgts,bskh->btkgh", weights, v_BTKH)
-    return out.reshape(rows, length, heads, head_dim)
+    return out.reshape(rows, length, heads, v_BTKH.shape[-1])
 
 
 def attend_cache(

@@ -12,13 +12,13 @@ from jaxtyping import Array, Float, Int
 
 class LayerCache(NamedTuple):
     keys: Float[Array, "R K S H"]
-    values: Float[Array, "R K S H"]
+    values: Float[Array, "R K S V"]  # of size 0 where keys are all that is stored
 
 
 def write(
     cache: LayerCache,
     k_RKH: Float[Array, "R K H"],
-    v_RKH: Float[Array, "R K H"],
+    v_RKH: Float[Array, "R K V"],
     slots_R: Int[Array, " R"],
 ) -> LayerCache:
     """Put one token per row into that row's own slot."""

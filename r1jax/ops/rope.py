@@ -28,6 +28,10 @@ class RopeScaling:
     beta_slow: float = 1.0
     truncate: bool = True  # yarn: the ramp starts and ends at whole planes
     magnitude: float = 1.0  # yarn: queries and keys grow by this
+    # yarn, DeepSeek: what `magnitude` was made from; the second also makes the scores of latent
+    # attention grow. 0 = not said
+    mscale: float = 0.0
+    mscale_all_dim: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -37,6 +41,16 @@ class RopeScaling:
                 f"factor={self.factor}, original_positions={self.original_positions}: "
                 "both must be above 0"
             )
+
+    @property
+    def score_gain(self) -> float:
+        """What DeepSeek's attention multiplies its scores by, all of them, not the turned part."""
+        return yarn_growth(self.factor, self.mscale_all_dim) ** 2
+
+
+def yarn_growth(factor: float, by: float) -> float:
+    """How much longer vectors become that attend over `factor` times as many positions."""
+    return 0.1 * by * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 UNSCALED = RopeScaling()
@@ -77,6 +91,11 @@ def _share_kept(plain: np.ndarray, head_dim: int, theta: float, scaling: RopeSca
     width = last - first or 0.001
     planes = np.arange(head_dim // 2, dtype=np.float32)
     return 1 - np.clip((planes - first) / width, 0, 1)
+
+
+def halves(x: Float[Array, "*rows H"]) -> Float[Array, "*rows H"]:
+    """Planes of neighbours, as DeepSeek has them, to planes of places half a head apart."""
+    return jnp.concatenate([x[..., 0::2], x[..., 1::2]], axis=-1)
 
 
 def rotate(

@@ -12,7 +12,7 @@ from helpers import TINY, make_tiny, quick_compiles, random_batch, softmax
 
 from r1jax import models
 from r1jax.models import transformer
-from r1jax.models.config import MoeConfig
+from r1jax.models.config import MlaConfig, MoeConfig
 from r1jax.ops.kv_cache import LayerCache
 from r1jax.ops.logprobs import token_logprobs
 from r1jax.ops.rope import RopeScaling
@@ -22,6 +22,29 @@ VARIANTS = {
     "qwen2": {"qkv_bias": True, "kv_heads": 4},
     "qwen3": {"qk_norm": True, "kv_heads": 1, "tied_head": False},
     "qwen3_moe": {"moe": MoeConfig(8, chosen=3, ffn=8, normalized=True, dense_layers=(0,))},
+    "deepseek": {
+        "kv_heads": 4,
+        "head_dim": 10,
+        "mla": MlaConfig(kv_rank=12, query_rank=6, rope_dim=4, value_dim=5),
+        "rope_scaling": RopeScaling("yarn", 4.0, 8, magnitude=1.2, mscale_all_dim=0.7),
+        "moe": MoeConfig(
+            8,
+            chosen=3,
+            ffn=8,
+            shared=1,
+            dense_layers=(0,),
+            score="sigmoid",
+            selection_bias=True,
+            normalized=True,
+            scale=1.5,
+            groups=4,
+            chosen_groups=2,
+        ),
+    },
+    "latent": {
+        "kv_heads": 4,
+        "mla": MlaConfig(kv_rank=8, rope_dim=6, value_dim=16, interleaved=False),
+    },
     "windowed": {"windows": (0, 3), "rope_scaling": RopeScaling("yarn", 4.0, 8, magnitude=1.2)},
 }
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
@@ -50,14 +73,39 @@ def rotate_by_hand(config, x):
     return np.concatenate([turned.real, turned.imag], axis=-1)
 
 
-def attention_by_hand(config, p, x, window):
+def latent_by_hand(config, p, x):
+    mla = config.mla
+    plain = config.head_dim - mla.rope_dim
+
+    def turn(y):
+        if mla.interleaved:
+            y = np.concatenate([y[..., ::2], y[..., 1::2]], axis=-1)
+        return rotate_by_hand(config, y)
+
+    source, up = x, p.get("query")
+    if mla.query_rank:
+        source, up = norm_by_hand(x @ p["query_down"], p["query_down_norm"]), p["query_up"]
+    q = np.einsum("tr,rnh->tnh", source, up)
+    q = np.concatenate([q[..., :plain], turn(q[..., plain:])], axis=-1)
+    latent, shared = np.split(x @ p["kv_down"], [mla.kv_rank], axis=-1)
+    both = np.einsum("tr,rnh->tnh", norm_by_hand(latent, p["kv_down_norm"]), p["kv_up"])
+    shared = np.repeat(turn(shared[:, None]), config.heads, axis=1)
+    gain = 1 + 0.1 * config.rope_scaling.mscale_all_dim * np.log(config.rope_scaling.factor)
+    return q * gain**2, np.concatenate([both[..., :plain], shared], axis=-1), both[..., plain:]
+
+
+def plain_by_hand(config, p, x):
     q, k, v = (np.einsum("td,dnh->tnh", x, p[name]) for name in ("query", "key", "value"))
     if config.qkv_bias:
         q, k, v = q + p["query_bias"], k + p["key_bias"], v + p["value_bias"]
     if config.qk_norm:
         q, k = norm_by_hand(q, p["query_norm"]), norm_by_hand(k, p["key_norm"])
     q, k = rotate_by_hand(config, q), rotate_by_hand(config, k)
-    k, v = (np.repeat(y, config.heads // config.kv_heads, axis=1) for y in (k, v))
+    return q, *(np.repeat(y, config.heads // config.kv_heads, axis=1) for y in (k, v))
+
+
+def attention_by_hand(config, p, x, window):
+    q, k, v = (latent_by_hand if config.mla.kv_rank else plain_by_hand)(config, p, x)
     scores = np.einsum("tnh,snh->nts", q, k) / np.sqrt(config.head_dim)
     visible = np.tril(np.ones(scores.shape[1:], bool))
     visible &= ~np.tril(visible, -(window or len(x)))
@@ -142,6 +190,30 @@ def test_packed_logits_equal_each_sequence_by_hand(variant):
         np.testing.assert_allclose(logits[row, places], wanted, atol=2e-5)
 
 
+def test_latent_attention_caches_the_latent_alone():
+    """DeepSeek-V3's shape: 512 of the latent and 64 of the turned key, 576 a token and layer."""
+    config = dataclasses.replace(
+        TINY,
+        heads=128,
+        kv_heads=128,
+        head_dim=192,
+        dtype="bfloat16",
+        mla=MlaConfig(kv_rank=512, query_rank=1536),
+    )
+    shapes = jax.eval_shape(functools.partial(models.init_params, models.Transformer(config)), 0)
+    decode_params = jax.eval_shape(
+        functools.partial(transformer.prepare_decode_params, config), shapes
+    )
+    tokens, lengths = jnp.zeros((3, 7), jnp.int32), jnp.ones(3, jnp.int32)
+    _, caches = jax.eval_shape(
+        functools.partial(transformer.prefill, config), decode_params, tokens, lengths
+    )
+    assert len(caches) == config.layers
+    for cache in caches:
+        sizes = [leaf.size * leaf.dtype.itemsize for leaf in cache]
+        assert sizes == [3 * 7 * 576 * 2, 0]
+
+
 def test_a_sequence_alone_needs_neither_positions_nor_segments():
     module, params = make_tiny()
     tokens = np.array([[3, 1, 4, 1, 5, 9]])
@@ -151,7 +223,7 @@ def test_a_sequence_alone_needs_neither_positions_nor_segments():
     )
 
 
-@pytest.mark.parametrize("variant", ["llama", "qwen3_moe"])
+@pytest.mark.parametrize("variant", ["llama", "qwen3_moe", "deepseek"])
 def test_a_sequence_has_no_influence_on_others_in_its_row(variant):
     """Not a bit of the other sequences' logits, or of the loss's gradient through them, moves."""
     module, params = make_tiny(**VARIANTS[variant])
@@ -271,7 +343,17 @@ def test_initial_logits_are_of_the_order_of_one():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"kv_heads": 3}, {"head_dim": 7}, {"dtype": "float16"}, {"remat": "some"}]
+    "changes",
+    [
+        {"kv_heads": 3},
+        {"head_dim": 7},
+        {"dtype": "float16"},
+        {"remat": "some"},
+        {"mla": MlaConfig(kv_rank=4, rope_dim=8)},
+        {"mla": MlaConfig(kv_rank=4, rope_dim=3)},
+        {"kv_heads": 2, "mla": MlaConfig(kv_rank=4, rope_dim=2)},
+        {"qk_norm": True, "kv_heads": 4, "mla": MlaConfig(kv_rank=4, rope_dim=2)},
+    ],
 )
 def test_impossible_models_are_refused_by_name(changes):
     with pytest.raises(ValueError, match=f"model.{next(iter(changes))}"):

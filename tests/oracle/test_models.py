@@ -61,6 +61,36 @@ def moe(experts, chosen, **rest):
     }
 
 
+def mla(heads, *, queries, experts, groups, chosen_groups, chosen, dense, **rest):
+    return {
+        "hidden_size": 48,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "q_lora_rank": queries,
+        "kv_lora_rank": 24,
+        "qk_nope_head_dim": 16,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 12,
+        "n_routed_experts": experts,
+        "n_group": groups,
+        "topk_group": chosen_groups,
+        "num_experts_per_tok": chosen,
+        "moe_intermediate_size": 8,
+        "first_k_dense_replace": dense,
+        "num_nextn_predict_layers": 0,
+        **rest,
+    }
+
+
+DEEPSEEK_ROPE = rope(
+    "yarn",
+    factor=40.0,
+    original_max_position_embeddings=256,
+    mscale=1.0,
+    mscale_all_dim=1.0,
+    beta_fast=32,
+    beta_slow=1,
+)
 YARN = rope("yarn", theta=1e6, factor=4.0, original_max_position_embeddings=512)
 # Fields beside the sizes below; original positions are short, so that 2048 tokens reach past them.
 CASES = {
@@ -97,9 +127,41 @@ CASES = {
         "qwen3_moe",
         shape(3, 3, head_dim=16, **moe(5, 1, mlp_only_layers=[0, 2])),
     ),
+    "deepseek_v3": (
+        "deepseek_v3",
+        mla(
+            4,
+            queries=20,
+            experts=8,
+            groups=4,
+            chosen_groups=2,
+            chosen=3,
+            dense=1,
+            **DEEPSEEK_ROPE,
+        ),
+    ),
+    "deepseek_v3_plain": (
+        "deepseek_v3",
+        mla(
+            3,
+            queries=None,
+            experts=6,
+            groups=1,
+            chosen_groups=1,
+            chosen=2,
+            dense=0,
+            n_shared_experts=2,
+            norm_topk_prob=False,
+            routed_scaling_factor=1.0,
+            rope_interleave=False,
+            tie_word_embeddings=True,
+        ),
+    ),
 }
 
 
+# Latent attention has two matrices in a row where others have one.
+SPREAD = {kind: 1.0 if kind == "deepseek_v3" else 1.5 for kind, _ in CASES.values()}
 GOLDEN_CASES = [
     "llama2",
     "llama3.1",
@@ -112,6 +174,8 @@ GOLDEN_CASES = [
     "qwen3_layer_types",
     "qwen3_moe",
     "qwen3_moe_mixed",
+    "deepseek_v3",
+    "deepseek_v3_plain",
 ]
 
 
@@ -138,7 +202,7 @@ def make_theirs(case, *, layers=3, vocabulary=VOCABULARY, ffn=72, seed=0):
         buffers = [(name, b) for name, b in model.named_buffers() if name in kept]
         for name, parameter in [*model.named_parameters(), *buffers]:
             middle = 1.0 if "norm" in name else 0.0
-            spread = 0.3 if parameter.ndim == 1 else 1.5 * parameter.shape[-1] ** -0.5
+            spread = 0.3 if parameter.ndim == 1 else SPREAD[kind] * parameter.shape[-1] ** -0.5
             parameter.copy_(middle + spread * torch.randn(parameter.shape, generator=generator))
     return model
 
@@ -238,7 +302,8 @@ def test_gradients(pair):
     untrained = {name for name in found if name.endswith("e_score_correction_bias")}
     assert set(found) == set(wanted) | untrained
     assert not any(found[name].any() for name in untrained)
-    gaps = {n: np.linalg.norm(found[n] - g) / np.linalg.norm(g) for n, g in wanted.items()}
+    norm = np.linalg.norm  # 0 for both at an expert that no token chose
+    gaps = {n: norm(found[n] - g) / max(norm(g), 1e-30) for n, g in wanted.items()}
     worst = max(gaps, key=gaps.get)
     print(f"gradients: worst relative error {gaps[worst]:.1e} at {worst}")
     assert gaps[worst] <= 1e-4

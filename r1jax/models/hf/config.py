@@ -97,13 +97,18 @@ def _replaced(config: Any, values: Mapping[str, Any]) -> Any:
 
 def _read_sizes(found: Fields, where: str) -> dict[str, int]:
     heads, width = found["num_attention_heads"], found["hidden_size"]
+    if "kv_lora_rank" in found:
+        # Of latent attention, whatever a file says beside: its keys' turned part and the other.
+        head_dim = found["qk_nope_head_dim"] + found["qk_rope_head_dim"]
+    else:
+        head_dim = found["head_dim"] if "head_dim" in found else _share(width, heads, where)
     sizes = {
         "vocab_size": found["vocab_size"],
         "layers": found["num_hidden_layers"],
         "width": width,
         "heads": heads,
         "kv_heads": found.get("num_key_value_heads", heads),
-        "head_dim": found["head_dim"] if "head_dim" in found else _share(width, heads, where),
+        "head_dim": head_dim,
         "ffn": found["intermediate_size"],
         "max_positions": found["max_position_embeddings"],
     }
@@ -210,7 +215,8 @@ def _read_windows(fields: Fields, layers: int, where: str) -> tuple[int, ...]:
 def write_config(config: ModelConfig, *, dtype: str) -> dict[str, Any]:
     """`config.json` of a model; the names are those that transformers 4 and 5 both read."""
     for architecture, family in FAMILIES.items():
-        if ("moe.experts" in family.parts) != bool(config.moe.experts):
+        has = {"moe.experts": config.moe.experts, "mla.kv_rank": config.mla.kv_rank}
+        if any((part in family.parts) != bool(size) for part, size in has.items()):
             continue
         fields = _fields_of(config, architecture, family)
         # The family is the one whose config.json says all of it: read back, it is the same model.
@@ -254,6 +260,11 @@ def _fields_of(config: ModelConfig, architecture: str, family: Family) -> dict[s
         fields[name] = None if name in family.zero_if_null and not value else value
     if "mlp_only_layers" in family.defaults:
         fields["mlp_only_layers"] = list(config.moe.dense_layers)
+    if "first_k_dense_replace" in family.defaults:
+        fields["first_k_dense_replace"] = len(config.moe.dense_layers)
+    if "mla.kv_rank" in family.parts:
+        fields["head_dim"] = config.mla.rope_dim  # as transformers means it
+        fields["qk_nope_head_dim"] = config.head_dim - config.mla.rope_dim
     return fields | (_write_windows(config) if family.windowed else {})
 
 

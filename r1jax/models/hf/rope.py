@@ -1,11 +1,10 @@
 """The RoPE fields of a `config.json`, in the form before transformers 5 and in the one since."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from r1jax.errors import UserError
-from r1jax.ops.rope import UNSCALED, RopeScaling
+from r1jax.ops.rope import UNSCALED, RopeScaling, yarn_growth
 
 _STRETCHED = ("factor", "original_max_position_embeddings")
 _MSCALES = ("attention_factor", "mscale", "mscale_all_dim")
@@ -70,6 +69,8 @@ def _read_yarn(said: Mapping[str, Any], max_positions: int) -> RopeScaling:
         beta_slow=float(said.get("beta_slow") or 1),
         truncate=bool(said.get("truncate", True)),
         magnitude=_yarn_magnitude(said, factor),
+        mscale=float(said.get("mscale") or 0),
+        mscale_all_dim=float(said.get("mscale_all_dim") or 0),
     )
 
 
@@ -77,12 +78,8 @@ def _yarn_magnitude(said: Mapping[str, Any], factor: float) -> float:
     if "attention_factor" in said:
         return float(said["attention_factor"])
     if said.get("mscale") and said.get("mscale_all_dim"):
-        return _grown(factor, said["mscale"]) / _grown(factor, said["mscale_all_dim"])
-    return _grown(factor, 1.0)
-
-
-def _grown(factor: float, by: float) -> float:
-    return 0.1 * by * math.log(factor) + 1.0 if factor > 1 else 1.0
+        return yarn_growth(factor, said["mscale"]) / yarn_growth(factor, said["mscale_all_dim"])
+    return yarn_growth(factor, 1.0)
 
 
 _READERS = {
@@ -100,7 +97,9 @@ def write_rope(theta: float, scaling: RopeScaling) -> dict[str, Any]:
         "factor": scaling.factor,
         "original_max_position_embeddings": scaling.original_positions,
     }
-    usual = scaling.magnitude == _grown(scaling.factor, 1.0)
+    mscales = {"mscale": scaling.mscale, "mscale_all_dim": scaling.mscale_all_dim}
+    mscales = {name: value for name, value in mscales.items() if value}
+    usual = scaling.magnitude == _yarn_magnitude(mscales, scaling.factor)
     said = {
         "none": None,
         "linear": {"rope_type": "linear", "factor": scaling.factor},
@@ -114,6 +113,7 @@ def write_rope(theta: float, scaling: RopeScaling) -> dict[str, Any]:
             "beta_fast": scaling.beta_fast,
             "beta_slow": scaling.beta_slow,
             **({} if scaling.truncate else {"truncate": False}),
+            **mscales,
             **({} if usual else {"attention_factor": scaling.magnitude}),
         },
     }[scaling.kind]
