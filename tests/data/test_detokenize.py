@@ -53,7 +53,9 @@ def test_a_real_tokenizer_s_tokens_one_by_one():
 def test_symbols_with_blanks_between_them():
     tokenizer = SymbolTokenizer([str(i) for i in range(30)], joiner=" ")
     ids = np.array(tokenizer.encode("12 7 3 29 " * 30))
-    assert "".join(pieces_of(tokenizer.decode, ids, range(len(ids)))) == tokenizer.decode(ids.tolist())
+    assert "".join(pieces_of(tokenizer.decode, ids, range(len(ids)))) == tokenizer.decode(
+        ids.tolist()
+    )
 
 
 def test_half_a_character_at_the_end_is_given_as_it_is():

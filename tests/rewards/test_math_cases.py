@@ -24,7 +24,10 @@ def by_kind(name):
     return [pytest.param(cases, id=f"{name}-{kind}") for kind, cases in kinds.items()]
 
 
-@pytest.mark.parametrize("cases", by_kind("math_dev.jsonl") + by_kind("math_own.jsonl"))
+FILES = ("math_dev.jsonl", "math_own.jsonl", "math_fresh.jsonl")
+
+
+@pytest.mark.parametrize("cases", [cases for name in FILES for cases in by_kind(name)])
 def test_cases_come_out_as_labelled(cases):
     wrong = []
     for case in cases:
@@ -35,11 +38,54 @@ def test_cases_come_out_as_labelled(cases):
 
 
 def test_golds_equal_themselves():
-    golds = {case["gold"] for name in ("math_dev.jsonl", "math_own.jsonl") for case in load(name)}
+    golds = {case["gold"] for name in FILES for case in load(name)}
     failing = [
         gold for gold in golds if math.verify(f"\\boxed{{{gold}}}", gold).correct is not True
     ]
     assert not failing
+
+
+STATEMENTS = (
+    "The final answer is {}.",
+    "Therefore, the value of $x$ is ${}$.",
+    "So, $f(3) = {}$.",
+    "$$x = {}$$",
+    "Answer:\n\n$${}$$",
+    "Therefore $x$ must be ${}$.",
+    "which simplifies to ${}$.",
+    "Solution: ...\n\nAnswer. ${}$",
+    "### Answer: {}",
+    "Adding up,\n\\[ \\boxed{{{}}} \\]",
+    "Thus the required probability is ${}$.",
+    "所以 $x={}$。",
+    "We try 4 and 9. Neither works.\n\nThe answer is\n$${}.$$",
+    "<think>\\boxed{{99}}</think>\n\n**Answer**: ${}$",
+    "\\[ x = {} \\]",
+    "The answer is **${}$**.",
+    "Hence, our answer is $\\boxed{{{}}}$ as claimed.",
+    "The solution to the equation is $x = {}$.",
+    "Therefore, the answer is ${}$, since the others fail.",
+)
+STATED = {
+    "7": "8",
+    "-3": "3",
+    r"\frac{3}{8}": r"\frac{8}{3}",
+    "(1,2)": "(2,1)",
+    r"12\pi": "12",
+    "1,234": "1,243",
+    "3-4i": "3+4i",
+    "[0,1)": "[0,1]",
+    "2,3": "2,4",
+    r"45^\circ": r"54^\circ",
+}
+
+
+@pytest.mark.parametrize("statement", STATEMENTS)
+def test_the_answer_is_found_however_it_is_stated(statement):
+    for answer, other in STATED.items():
+        response = statement.format(answer)
+        assert math.verify(response, answer).correct is True, response
+        assert math.verify(response, other).correct is False, response
 
 
 # Conventions that hold in one direction only: the gold decides what may be left out.

@@ -87,7 +87,7 @@ def _is_prose(plain: str) -> bool:
     return (
         len(tokens) > 1
         and not re.search(r"[\\^_={}<>+*|]", plain)
-        and sum(t.isalpha() for t in tokens) * 2 >= len(tokens)
+        and sum(t.strip(",.;:").isalpha() for t in tokens) * 2 >= len(tokens)
     )
 
 

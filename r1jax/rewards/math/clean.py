@@ -199,12 +199,25 @@ _GROUPED = re.compile(r"(?<![\d.])\d{1,3}(?:(?:\{,\}|,\\!\s?|\\,|\\!|\\ |\\:|\\;
 _SPACED = re.compile(r"(?<![\d.,^_}])\d{1,3}(?: \d{3})+(?![\d.,/])")
 _BRACED_PERIOD = re.compile(r"\.\{\s*(\\(?:overline|bar)\s*\{\d+\})\s*\}")
 _SCIENCE = re.compile(r"(\d)\s*\\(?:text|mathrm|rm|mathbf)\s*\{\s*[eE]\s*\}\s*([+-]?\d)")
+# Arrangements as they are written in schools: _8C_3, ^{n}P_{r}
+_CHOSEN = re.compile(
+    r"(?<![\w})\]])(?:\{\s{0,2}\})?[_^](?:\{(\w{1,6})\}|(\w))\s{0,2}([CP])\s{0,2}"
+    r"_(?:\{(\w{1,6})\}|(\w))"
+)
+_RUPEES = re.compile(r"^Rs\.?\s{0,3}(?=\d)")
 _BY_TEN = re.compile(r"(\d)\s*[xX]\s*(10\s*\^)")
+
+
+def _arrangements(match: re.Match[str]) -> str:
+    n, k = match[1] or match[2], match[4] or match[5]
+    return rf"\binom{{{n}}}{{{k}}}" if match[3] == "C" else f"P({n}, {k})"
 
 
 def join_numbers(text: str) -> str:
     """Digit groups parted by LaTeX spacing or {,} and written-out exponents become one literal."""
     text = _BRACED_PERIOD.sub(r".\1", text)
+    text = _RUPEES.sub(r"\\rupee ", text)
+    text = _CHOSEN.sub(_arrangements, text)
     text = _GROUPED.sub(lambda m: re.sub(r"\D", "", m.group()), text)
     text = _SPACED.sub(lambda m: m.group().replace(" ", ""), text)
     text = _SCIENCE.sub(r"\1e\2", text)

@@ -16,6 +16,7 @@ from r1jax.rewards.math.nodes import (
     Undefined,
     free_symbols,
     negate,
+    walk,
 )
 from r1jax.rewards.math.numeric import Mode, Value, context
 from r1jax.rewards.math.scalars import DPS, evaluate_pair, sample_points, scalars_equal
@@ -40,6 +41,23 @@ def equations_equal(left: Chain, right: Chain, budget: Budget) -> bool:
     if len(ratios) >= 2 and all(_near(r, ratios[0]) for r in ratios):
         return bool(ratios[0])
     return any(_same_graph(f, g, name, budget) for name in sorted(free_symbols(f)))
+
+
+def agree_below_zero(left: Chain, right: Chain, budget: Budget) -> bool:
+    """|x| = 1 has a solution more than x = 1, although letters are positive in expressions."""
+    f, g = difference(left), difference(right)
+    for name in sorted(_in_bars(f) ^ _in_bars(g)):
+        below = negate(Sym(name))
+        ratios = _ratios(substitute(f, name, below), substitute(g, name, below), budget)
+        if len(ratios) >= 2 and not all(_near(r, ratios[0]) for r in ratios):
+            return False
+    return True
+
+
+def _in_bars(node: Node) -> frozenset[str]:
+    """The letters under a sign of the absolute value."""
+    calls = [n for n in walk(node) if isinstance(n, Call) and n.name == "abs"]
+    return frozenset(name for call in calls for name in free_symbols(call))
 
 
 def inequalities_equal(left: Chain, right: Chain, budget: Budget) -> bool:

@@ -51,6 +51,7 @@ _LEAD = re.compile(
 )
 _DELIMITED = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _JOINED_MATH = re.compile(r"\s*(?:,|and|or|,\s*and|和|或|、)\s*")
+_WORD = re.compile(r"(?<![\\\w])[A-Za-z]{2,}(?!\w)")
 _BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*")
 _NUMBER = re.compile(r"[-−]?(?:\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+)?|\.\d+)\s*(?:\\?%)?")
 _COPULA = re.compile(r"\s(?:is|are|equals|was|be|est|es|=)\s|=|[:：](?=\s)|[是为]")
@@ -242,15 +243,29 @@ def _bare(text: str) -> Extraction:
     whole = text.strip()
     candidates = [whole] if len(whole) <= MAX_BARE else []
     tail = whole[-MAX_SEGMENT:]
-    if not _is_prose(tail) and "**" not in tail:
+    introduced = _introduces_formula(tail)
+    if not introduced and not _is_prose(tail) and "**" not in tail:
         return Extraction("bare", tuple(candidates))
     mention = _last_mention(tail)
     masked = _DELIMITED.sub(lambda formula: "x" * len(formula.group()), tail)
     pieces = list(_COPULA.finditer(masked))
     if pieces and not _NEGATION.search(tail):
         mention.insert(0, tail[pieces[-1].end() :])
-    ordered = (*mention, *candidates) if _HAN_SENTENCE.search(tail) else (*candidates, *mention)
+    mention_first = introduced or _HAN_SENTENCE.search(tail)
+    ordered = (*mention, *candidates) if mention_first else (*candidates, *mention)
     return Extraction("prose", ordered)
+
+
+def _introduces_formula(text: str) -> bool:
+    """Whether words lead to the last formula, as in "which simplifies to $3$"."""
+    last = _last_formulas(text)
+    if last is None:
+        return False
+    found = list(_DELIMITED.finditer(text))
+    before = text[: found[-1].start()]
+    if len(found) > 1:
+        before = before[found[-2].end() :] or before
+    return any(word not in ("and", "or") for word in _WORD.findall(before.rpartition("\n\n")[2]))
 
 
 def _is_prose(text: str) -> bool:

@@ -130,7 +130,7 @@ def labels_agree(left: Node, right: Node) -> bool:
 
 def _head(node: Node) -> str | None:
     if isinstance(node, Sym):
-        return "y" if node.name == "y" else None
+        return node.name if node.name in ("y", "f", "g", "h") else None
     if isinstance(node, Call) and node.name == "apply" and isinstance(node.args[0], Sym):
         name = node.args[0].name
         if name == "_" or len(node.args) != 2 or not isinstance(node.args[1], Sym):

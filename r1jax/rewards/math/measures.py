@@ -142,7 +142,8 @@ def match_quantities(gold: Node, pred: Node, c: Comparer) -> bool | None:
         return False
     if bool(unit_a.words) != bool(unit_b.words) and free_symbols(a if unit_a.words else b):
         return False  # "n is odd" is no n
-    if bool(unit_a.dims) == bool(unit_b.dims) or not (unit_a.dims or unit_b.dims):
+    unnamed = units.unnamed_power(unit_a) or units.unnamed_power(unit_b)
+    if bool(unit_a.dims) == bool(unit_b.dims) and not unnamed:
         a, b = _scaled(a, unit_a), _scaled(b, unit_b)
     return c.equal(a, b)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from r1jax.rewards.math.comparer import Comparer
 from r1jax.rewards.math.equations import (
+    agree_below_zero,
     equations_equal,
     inequalities_equal,
     is_symmetric,
@@ -187,6 +188,8 @@ def match_chains(gold: Node, pred: Node, c: Comparer) -> bool | None:
             return _closed_chain(gold, pred, c)
         return False if is_regional(gold) or is_regional(pred) else None
     if set(gold.ops) == set(pred.ops) == {"="} and len(gold.ops) == len(pred.ops) == 1:
+        if not agree_below_zero(gold, pred, c.budget):
+            return False
         if equations_equal(gold, pred, c.budget):
             return True
     elif inequalities_equal(gold, pred, c.budget):

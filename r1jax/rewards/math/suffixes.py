@@ -10,7 +10,7 @@ from r1jax.rewards.math.vocabulary import names
 # Words behind a number that change it and are no unit.
 _OPERATIONS = names("""
     squared cubed factorial tenths hundredths thousandths halves thirds fourths fifths plus minus
-    over wrong incorrect not less fewer more or
+    over wrong incorrect not less fewer more or is are was were equals
 """)
 
 

@@ -76,7 +76,7 @@ _ALIASES = {
     "dollar": "dollars USD usd US$ 美元", "cent": "cents ¢ 美分", "euro": "euros EUR 欧元",
     "pound": "pounds GBP 英镑",
     "pence": "penny pennies", "yuan": "RMB CNY rmb 元 块 块钱 人民币", "jiao": "角", "fen": "分",
-    "rupee": "rupees INR", "yen": "JPY 日元",
+    "rupee": "rupees INR Rs Rs.", "yen": "JPY 日元",
     "dime": "dimes", "nickel": "nickels", "bar": "bars", "cal": "calorie calories 卡",
     "celsius": "℃ 摄氏度",
     "fahrenheit": "华氏度", "radian": "rad radians 弧度", "knot": "knots", "bit": "bits",
@@ -195,6 +195,8 @@ def make_unit(factors: Iterable[tuple[str, int]]) -> Unit:
             for dim, each in known[0].items():
                 dims[dim] = dims.get(dim, 0) + each * power
             size *= known[1] ** power
+        elif name.lower() in ("unit", "units") and power in (2, 3):
+            dims["unit"] = power
         elif name.lower() not in GENERIC:
             words.append(name.lower())
     return Unit(tuple(sorted((d, p) for d, p in dims.items() if p)), size, tuple(words))
@@ -214,12 +216,21 @@ def _stem(word: str) -> str:
     return word
 
 
+def unnamed_power(unit: Unit) -> int | None:
+    """2 of square units, 3 of cubic ones."""
+    return unit.dims[0][1] if [dim for dim, _ in unit.dims] == ["unit"] else None
+
+
 def compatible(left: Unit, right: Unit) -> bool:
     """Whether two quantities may be compared: same dimensions, or one side named none; count nouns
     may be more or less detailed, but not others.
     """
     if left.dims and right.dims:
-        return left.dims == right.dims
+        powers = {unnamed_power(left) or dict(left.dims).get("m")} | {
+            unnamed_power(right) or dict(right.dims).get("m")
+        }
+        unnamed = unnamed_power(left) or unnamed_power(right)
+        return left.dims == right.dims or (unnamed is not None and len(powers) == 1)
     if bool(left.dims) != bool(right.dims):
         bare = right if left.dims else left
         return not bare.words  # 5 kg are no 5 apples

@@ -139,7 +139,7 @@ def leading_choice(text: str) -> tuple[str, str] | None:
     if match is None:
         return None
     letter, rest = match.group(1), match.group(2).strip()
-    bracketed = match.group().startswith("(") and not rest
+    bracketed = ")" in match.group() and not rest
     return (letter.upper(), rest) if letter.isupper() or bracketed else None
 
 
