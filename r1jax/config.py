@@ -22,6 +22,7 @@ from r1jax.data.tasks import TASKS
 from r1jax.data.templates import TEMPLATES
 from r1jax.errors import UserError
 from r1jax.models.config import ModelConfig
+from r1jax.models.lora import TARGETS
 from r1jax.objectives.policy import PolicyObjective
 from r1jax.ops.sampling import SamplingParams
 from r1jax.rewards.compose import Reward
@@ -56,6 +57,19 @@ class GradingConfig:
     workers: int = 0  # processes and sandboxes; 0 = one less than cores
     timeout_s: float = 2.0  # processor time of one answer in its worker
     deadline_s: float = 300.0  # of a step's samples; what is not judged by then is masked
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """Train adapters beside a frozen model: models/lora.py."""
+
+    rank: int = 0  # 0 = off, every parameter is trained
+    alpha: float = 32.0  # an adapter counts alpha / rank
+    targets: tuple[str, ...] = tuple(TARGETS)
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,6 +158,7 @@ class Config:
     # then may say is how to compute: RUNTIME_FIELDS.
     init_from: str = ""
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    lora: LoraConfig = LoraConfig()
     data: DataConfig = DataConfig()
     pretrain: PretrainConfig = PretrainConfig()
     rl: RLConfig = RLConfig()
@@ -459,6 +474,7 @@ def _rl_problems(config: Config) -> list[Problem]:
 
 def _run_problems(config: Config) -> list[Problem]:
     return [
+        *_lora_problems(config.lora),
         _below("batch.tokens_per_device", config.batch.tokens_per_device, 1),
         _below("batch.row_length", config.batch.row_length, 0),
         _below("eval.prompts", config.eval.prompts, 1),
@@ -474,6 +490,16 @@ def _run_problems(config: Config) -> list[Problem]:
         _not_above_0("grading.deadline_s", config.grading.deadline_s),
         _below("logging.every", config.logging.every, 1),
         _below("logging.completions_every", config.logging.completions_every, 1),
+    ]
+
+
+def _lora_problems(lora: LoraConfig) -> list[Problem]:
+    unknown = ", ".join(name for name in lora.targets if name not in TARGETS)
+    return [
+        _below("lora.rank", lora.rank, 0),
+        (lora.alpha <= 0, f"lora.alpha={lora.alpha}: must be above 0"),
+        (not lora.targets, "lora.targets is empty: name at least one projection"),
+        (bool(unknown), f"lora.targets: unknown {unknown}; known: {', '.join(TARGETS)}"),
     ]
 
 

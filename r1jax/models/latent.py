@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from r1jax.models import lora
 from r1jax.models.config import ModelConfig
 from r1jax.models.norm import rms_norm
 from r1jax.ops import rope
@@ -19,7 +20,7 @@ from r1jax.ops.kv_cache import LayerCache
 _LATENT_EPS = 1e-6
 
 
-class LatentAttention(nn.Module):
+class LatentAttention(lora.Adaptable):
     """The same methods as `Attention`."""
 
     config: ModelConfig

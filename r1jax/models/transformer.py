@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from r1jax.mesh import constrain
+from r1jax.models import lora
 from r1jax.models.config import ModelConfig, Stack
 from r1jax.models.latent import LatentAttention
 from r1jax.models.moe import Moe, Routing, gated_mlp
@@ -75,7 +76,7 @@ def logical_axes(params: Params) -> Any:
     return jax.tree_util.tree_map_with_path(axes, params)
 
 
-class Attention(nn.Module):
+class Attention(lora.Adaptable):
     config: ModelConfig
 
     def setup(self) -> None:
@@ -135,7 +136,7 @@ class Attention(nn.Module):
         return cache
 
 
-class Block(nn.Module):
+class Block(lora.Adaptable):
     config: ModelConfig
     sparse: bool = False  # a mixture of experts, not an MLP
 
@@ -336,6 +337,7 @@ def prepare_decode_params(config: ModelConfig, params: Params) -> dict[str, Any]
         block = jax.tree_util.tree_map_with_path(cast, params[stack.name]["block"])
         return [jax.tree.map(operator.itemgetter(layer), block) for layer in range(stack.length)]
 
+    params = lora.merge(params)
     return {
         "embedding": params["embedding"].astype(config.compute_dtype),
         "head": head_kernel(config, params).astype(jnp.float32),

@@ -2,38 +2,50 @@
 
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from r1jax import config as config_lib
 from r1jax import mesh as mesh_lib
 from r1jax import models
 from r1jax.config import Config
 from r1jax.errors import UserError
-from r1jax.models import Transformer
+from r1jax.models import Transformer, lora
 from r1jax.models.hf.hub import find_folder
 from r1jax.training import rl, sft
-from r1jax.training.checkpoint import Checkpoints
+from r1jax.training.checkpoint import Checkpoints, fingerprint
 from r1jax.training.optimizer import make_optimizer
-from r1jax.training.setup import Setup, abstract_state, fresh_params, make_setup
+from r1jax.training.setup import (
+    Setup,
+    abstract_state,
+    fresh_params,
+    make_setup,
+    require_same_origin,
+)
 from r1jax.training.start import is_run
 from r1jax.training.workdir import read_json
-from r1jax.types import Params
+from r1jax.types import Params, TrainState
 
 
 def initial_params(setup: Setup) -> Params:
-    """What a run trains: the checkpoint's parameters in float32, or fresh ones."""
+    """What a run starts from: a checkpoint's parameters, or fresh ones.
+
+    In float32 where they are trained; under adapters, which they lie frozen beside, as they are.
+    """
     if not setup.config.init_from:
         return fresh_params(setup)
     folder = find_folder(setup.config.init_from)
     if is_run(folder):
         return _of_run(folder, setup)
-    _, params = models.load(folder, dtype="float32", mesh=setup.mesh)
+    dtype = None if setup.trains_adapters else "float32"
+    _, params = models.load(folder, dtype=dtype, mesh=setup.mesh)
     return params
 
 
 def _of_run(folder: pathlib.Path, setup: Setup) -> Params:
-    """The newest policy of another run, as the float32 parameters it was trained in."""
+    """The newest policy of another run, its adapters merged."""
     mesh = setup.config.mesh
     overrides = {f"mesh.{name}": str(getattr(mesh, name)) for name in ("data", "fsdp", "tensor")}
     try:
@@ -41,7 +53,11 @@ def _of_run(folder: pathlib.Path, setup: Setup) -> Params:
     except NoCheckpoint:
         other, params, _ = load_policy(folder, base=True, overrides=overrides)
     _require_same_model(folder, other.module, setup.module)
-    return params
+    return jax.jit(_merged_float32)(params)
+
+
+def _merged_float32(params: Params) -> Params:
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), lora.merge(params))
 
 
 def _require_same_model(folder: pathlib.Path, there: Transformer, here: Transformer) -> None:
@@ -64,24 +80,51 @@ def load_policy(
 ) -> tuple[Setup, Params, int]:
     """(setup, parameters, step) of the newest good checkpoint; nothing in the workdir changes."""
     setup = make_setup(load_config(workdir, overrides), workdir)
-    config = setup.config
-    if base and not config.pretrain.steps:
-        with mesh_lib.use(setup.mesh):
-            return setup, initial_params(setup), 0
-    phase = sft.PHASE if base else rl.PHASE
-    directory = workdir / "checkpoints" / phase
-    optim, steps = (
-        (config.pretrain.optim, config.pretrain.steps) if base else (config.optim, config.rl.steps)
-    )
+    with mesh_lib.use(setup.mesh):
+        if base:
+            return setup, *load_base(setup, workdir)
+        step, trained, books = load_trained(setup, workdir)
+        if not setup.trains_adapters:
+            return setup, trained, step
+        base_params, _ = load_base(setup, workdir)
+        require_same_origin({"weights": int(fingerprint(base_params))}, books["origin"])
+        return setup, setup.policy(base_params, trained), step
+
+
+def load_base(setup: Setup, workdir: pathlib.Path) -> tuple[Params, int]:
+    """(parameters before reinforcement learning, steps of their pre-training)"""
+    pretrain = setup.config.pretrain
+    if not pretrain.steps:
+        return initial_params(setup), 0
+    optimizer = make_optimizer(pretrain.optim, pretrain.steps)
+    directory = workdir / "checkpoints" / sft.PHASE
+    step, state, _ = _restore(directory, abstract_state(setup, optimizer))
+    return state.params, step
+
+
+def load_trained(setup: Setup, workdir: pathlib.Path) -> tuple[int, Params, dict[str, Any]]:
+    """(step, what the run trains: parameters or adapters, the run's books)"""
+    optimizer = make_optimizer(setup.config.optim, setup.config.rl.steps)
+    like = abstract_state(setup, optimizer, adapters=setup.trains_adapters)
+    directory = workdir / "checkpoints" / rl.PHASE
+    step, state, books = _restore(directory, like, "; --base takes the base model")
+    return step, state.params, books
+
+
+def _restore(
+    directory: pathlib.Path, like: TrainState, otherwise: str = ""
+) -> tuple[int, TrainState, dict[str, Any]]:
+    """The newest good checkpoint."""
     if directory.is_dir():
-        checkpoints = Checkpoints(directory, keep=config.checkpoint.keep, read_only=True)
-        with mesh_lib.use(setup.mesh):
-            restored = checkpoints.restore(abstract_state(setup, make_optimizer(optim, steps)))
+        # `keep` counts for a writer only.
+        checkpoints = Checkpoints(directory, keep=1, read_only=True)
+        restored = checkpoints.restore(like)
         checkpoints.close()
         if restored is not None:
-            return setup, restored[1].params, restored[0]
-    other = "" if base else "; --base takes the base model"
-    raise NoCheckpoint(f"{directory}: no checkpoint yet; let the run reach its first one{other}")
+            return restored
+    raise NoCheckpoint(
+        f"{directory}: no checkpoint yet; let the run reach its first one{otherwise}"
+    )
 
 
 def load_config(workdir: pathlib.Path, overrides: Mapping[str, str]) -> Config:

@@ -15,6 +15,7 @@ from r1jax import rollout
 from r1jax.monitor.metrics import rollout_metrics
 from r1jax.objectives import advantages as advantages_lib
 from r1jax.ops import packing
+from r1jax.training.adapters import make_adapter_update
 from r1jax.training.checkpoint import Checkpoints
 from r1jax.training.grading import grade_rollouts
 from r1jax.training.optimizer import make_optimizer
@@ -23,6 +24,7 @@ from r1jax.training.setup import (
     BatchShape,
     Setup,
     abstract_state,
+    fresh_params,
     fresh_state,
     make_batch_shape,
     require_same_origin,
@@ -50,7 +52,10 @@ class Finished:
 
 
 def train_rl(session: Session, base_params: Params) -> TrainState:
-    """Run the RL steps that are not yet done and return the final state."""
+    """Run the RL steps that are not yet done and return the final state.
+
+    The base is taken over unless it is needed beside what is trained: as reference, under adapters.
+    """
     setup, clock = session.setup, session.clock
     config = setup.config
     optimizer = make_optimizer(config.optim, config.rl.steps * config.rl.updates_per_step)
@@ -58,12 +63,13 @@ def train_rl(session: Session, base_params: Params) -> TrainState:
     step, state, books = start_or_resume(session, checkpoints, optimizer, base_params)
     reference = base_params if config.objective.needs_reference else None
     shape = minibatch_shape(setup)
-    update = make_rl_update(setup, optimizer)
+    update = make_rl_update(setup, optimizer, base_params)
     log = StepLog(session, books, step)
     while step < config.rl.steps:
         with clock("rollout"):
             prompts = setup.prompts("train", books["next_prompt"], config.rl.prompts_per_step)
-            in_flight = start_rollout(setup, state.params, prompts, step)
+            policy = setup.policy(base_params, state.params)
+            in_flight = start_rollout(setup, policy, prompts, step)
         log.write()  # of the step before, while the device samples
         with clock("rollout"):
             rollouts = in_flight.collect()
@@ -101,13 +107,14 @@ def start_or_resume(
 ) -> tuple[int, TrainState, dict[str, Any]]:
     """(steps done, state, the run's books) of the newest checkpoint, or of the base."""
     setup = session.setup
-    restored = checkpoints.restore(abstract_state(setup, optimizer))
+    adapters = setup.trains_adapters
+    restored = checkpoints.restore(abstract_state(setup, optimizer, adapters=adapters))
     origin = setup.origin(base_params)
     if restored is None:
-        # The update gives its old state's memory away, and the base is still needed.
-        params = jax.tree.map(jnp.copy, base_params)
+        params = initial_trained(setup, base_params)
         books = {"next_prompt": 0, "num_tokens": 0, "origin": origin}
-        restored = 0, fresh_state(setup, optimizer, params), books
+        state = fresh_state(setup, optimizer, params, adapters=adapters)
+        restored = 0, state, books
     else:
         require_same_origin(origin, restored[2].get("origin", origin))
     if 0 < restored[0] < setup.config.rl.steps:
@@ -116,7 +123,18 @@ def start_or_resume(
     return restored
 
 
-def make_rl_update(setup: Setup, optimizer: optax.GradientTransformation) -> UpdateFn:
+def initial_trained(setup: Setup, base_params: Params) -> Params:
+    """What an update may write over: adapters, or the base itself where nobody reads it again."""
+    if setup.trains_adapters:
+        return fresh_params(setup, adapters=True)
+    if setup.config.objective.needs_reference:
+        return jax.tree.map(jnp.copy, base_params)
+    return base_params
+
+
+def make_rl_update(
+    setup: Setup, optimizer: optax.GradientTransformation, base_params: Params
+) -> UpdateFn:
     config = setup.config
     loss = make_policy_loss(
         setup.module,
@@ -124,7 +142,10 @@ def make_rl_update(setup: Setup, optimizer: optax.GradientTransformation) -> Upd
         temperature=config.sampling.temperature,
         on_policy=config.rl.updates_per_step == 1,
     )
-    return make_update(loss, make_policy_weights(config.objective), optimizer)
+    weights = make_policy_weights(config.objective)
+    if setup.trains_adapters:
+        return make_adapter_update(loss, weights, optimizer, base_params, config.lora.scale)
+    return make_update(loss, weights, optimizer)
 
 
 def start_rollout(setup: Setup, params: Params, prompts: Any, step: int) -> rollout.InFlight:

@@ -17,8 +17,8 @@ from r1jax.data import sources, templates
 from r1jax.data.tasks import Item, Task, item_at, make_task
 from r1jax.data.tokenizers import Tokenizer
 from r1jax.errors import UserError
-from r1jax.models import Transformer, init_params
-from r1jax.models.transformer import logical_axes
+from r1jax.models import Transformer, init_params, lora
+from r1jax.models.transformer import PARAM_AXES, logical_axes
 from r1jax.ops.sampling import SamplingParams
 from r1jax.rewards.grader import Grader
 from r1jax.training.checkpoint import fingerprint
@@ -87,6 +87,16 @@ class Setup:
             )
         return PromptBatch(np.arange(start, start + count), tokens, items)
 
+    @property
+    def trains_adapters(self) -> bool:
+        return self.config.lora.rank > 0
+
+    def policy(self, base_params: Params, trained: Params) -> Params:
+        """The parameters that sample: those that are trained, or the base with its adapters."""
+        if not self.trains_adapters:
+            return trained
+        return lora.join(base_params, trained, self.config.lora.scale)
+
     def origin(self, base_params: Params) -> dict[str, Any]:
         """Fingerprints of what a run has outside its workdir, kept with its checkpoints."""
         found: dict[str, Any] = {"weights": int(fingerprint(base_params))}
@@ -124,14 +134,15 @@ def require_same_origin(now: Mapping[str, Any], then: Mapping[str, Any]) -> None
         )
 
 
-def abstract_state(setup: Setup, optimizer: optax.GradientTransformation) -> TrainState:
+def abstract_state(
+    setup: Setup, optimizer: optax.GradientTransformation, *, adapters: bool = False
+) -> TrainState:
     """Shapes, dtypes and shardings of the training state: nothing is computed."""
-
-    def make() -> TrainState:
-        return init_state(init_params(setup.module, setup.config.seed), optimizer)
-
-    shapes = jax.eval_shape(make)
-    params = mesh_lib.param_shardings(setup.mesh, shapes.params, logical_axes(shapes.params))
+    shapes = jax.eval_shape(
+        lambda: init_state(_init_trained(setup, adapters, setup.config.seed), optimizer)
+    )
+    axes = lora.logical_axes(shapes.params, PARAM_AXES) if adapters else logical_axes(shapes.params)
+    params = mesh_lib.param_shardings(setup.mesh, shapes.params, axes)
     shardings = mesh_lib.state_shardings(setup.mesh, shapes, optimizer, params)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -140,20 +151,39 @@ def abstract_state(setup: Setup, optimizer: optax.GradientTransformation) -> Tra
     )
 
 
-def fresh_params(setup: Setup) -> Params:
-    """Initial parameters, made where they will lie."""
-    shapes = jax.eval_shape(functools.partial(init_params, setup.module), setup.config.seed)
-    shardings = mesh_lib.param_shardings(setup.mesh, shapes, logical_axes(shapes))
-    make = jax.jit(init_params, static_argnums=0, out_shardings=shardings)
-    return make(setup.module, setup.config.seed)
+def _init_trained(setup: Setup, adapters: bool, seed: int | jax.Array) -> Params:
+    if not adapters:
+        return init_params(setup.module, seed)
+    shapes = jax.eval_shape(functools.partial(init_params, setup.module), 0)
+    wanted = setup.config.lora
+    return lora.init(shapes, rank=wanted.rank, targets=wanted.targets, seed=seed)
+
+
+def fresh_params(setup: Setup, *, adapters: bool = False) -> Params:
+    """Initial parameters, or adapters, made where they will lie."""
+    make = functools.partial(_init_trained, setup, adapters)
+    shapes = jax.eval_shape(make, setup.config.seed)
+    axes = lora.logical_axes(shapes, PARAM_AXES) if adapters else logical_axes(shapes)
+    shardings = mesh_lib.param_shardings(setup.mesh, shapes, axes)
+    return jax.jit(make, out_shardings=shardings)(setup.config.seed)
 
 
 def fresh_state(
-    setup: Setup, optimizer: optax.GradientTransformation, params: Params
+    setup: Setup,
+    optimizer: optax.GradientTransformation,
+    params: Params,
+    *,
+    adapters: bool = False,
 ) -> TrainState:
-    """Step 0 with these parameters; the optimizer's moments made where they will lie."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(setup, optimizer))
-    make = jax.jit(functools.partial(init_state, optimizer=optimizer), out_shardings=shardings)
+    """Step 0 with these parameters, whose memory it takes over; the optimizer's moments are made
+    where they will lie."""
+    like = abstract_state(setup, optimizer, adapters=adapters)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
+    make = jax.jit(
+        functools.partial(init_state, optimizer=optimizer),
+        out_shardings=shardings,
+        donate_argnums=0,
+    )
     return make(params)
 
 

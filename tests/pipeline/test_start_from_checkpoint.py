@@ -175,6 +175,43 @@ MISTAKES = {
 }
 
 
+def test_adapters_are_trained_saved_and_exported_beside_a_frozen_base(r1jax, tmp_path):
+    run, moved = tmp_path / "run", tmp_path / "moved"
+    flags = ["--config.lora.rank=2", "--config.lora.targets=('query', 'down')"]
+    shutil.copytree(r1jax.model, moved)
+    r1jax.done(*r1jax.train(run, f"--init_from={moved}", "--config.rl.steps=1", *flags))
+    r1jax.done(*r1jax.train(run, f"--init_from={moved}", "--config.rl.steps=2", *flags))
+    (line,) = [line for line in records(run) if line["phase"] == "rl" and line["step"] == 1]
+    assert line["kl"] > 0  # the base is the reference
+    assert line["sampling/sampling_logp_difference/max"] < 1e-5
+
+    printed = json.loads(r1jax.done("evaluate", run))
+    summary = json.loads((run / "summary.json").read_text())["after"]
+    assert {key: printed[key] for key in summary} == summary
+
+    r1jax.done("convert", run, f"--out={tmp_path / 'merged'}")
+    r1jax.done("convert", run, f"--out={tmp_path / 'adapter'}", "--adapter")
+    merged = files.open_folder(tmp_path / "merged")
+    adapter = files.read_header(tmp_path / "adapter" / "adapter_model.safetensors")
+    settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert settings["target_modules"] == ["down_proj", "q_proj"]
+    assert settings["base_model_name_or_path"] == str(moved)
+    for name, tensor in files.open_folder(r1jax.model).items():
+        change = merged[name].array() - np.float32(tensor.array())
+        stem = f"base_model.model.{name.removesuffix('.weight')}"
+        if f"{stem}.lora_A.weight" in adapter:
+            low, high = (adapter[f"{stem}.lora_{end}.weight"].array() for end in "AB")
+            np.testing.assert_allclose(change, 32 / 2 * high @ low, atol=1e-6)
+            assert abs(change).max() > 1e-4
+        else:
+            assert not change.any()
+    # The base is not in the run: another one, or none, cannot be taken for it.
+    shutil.rmtree(moved)
+    assert "no such folder" in r1jax("evaluate", run)[2]
+    make_folder(moved, seed=1)
+    assert "the weights are not those" in r1jax("evaluate", run)[2]
+
+
 def test_a_question_that_nobody_judges_is_named_before_the_first_step(r1jax, tmp_path):
     path = tmp_path / "odd.jsonl"
     lines = [

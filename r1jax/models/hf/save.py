@@ -1,5 +1,6 @@
 """A model as a Hugging Face folder for transformers and vLLM: all of it appears, or nothing."""
 
+import contextlib
 import errno
 import os
 import pathlib
@@ -14,6 +15,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from r1jax.errors import UserError
+from r1jax.models import lora
 from r1jax.models.hf import files, names
 from r1jax.models.hf.config import KEPT, write_config
 from r1jax.models.transformer import Transformer
@@ -48,21 +50,35 @@ def save_hf(
             f"{directory}: {jax.process_count()} processes hold this model, and an export is "
             "written by one; load the checkpoint in a single process and export there"
         )
-    target = pathlib.Path(directory).expanduser()
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise UserError(f"{target}: is there already; name a new folder")
+    target = new_folder(directory)
     if tokenizer is not None and not hasattr(tokenizer, "save_pretrained"):
         raise UserError(
             f"{type(tokenizer).__name__} has no form that transformers reads; leave tokenizer out"
         )
     source = None if like is None else pathlib.Path(like)
+    params = jax.jit(lora.merge)(params) if lora.is_joined(params) else params
     settings = _settings(module, params, tokenizer, source, dtype)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
+    with appearing_whole(target) as draft:
         _write_weights(params, draft, dtype, shard_bytes)
         files.write_json(draft / "config.json", settings)
         _write_companions(draft, settings, tokenizer, source)
+
+
+def new_folder(directory: str | pathlib.Path) -> pathlib.Path:
+    """A place that nothing is at yet."""
+    target = pathlib.Path(directory).expanduser()
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise UserError(f"{target}: is there already; name a new folder")
+    return target
+
+
+@contextlib.contextmanager
+def appearing_whole(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder to write into, which becomes `target` at the end, or is gone after an error."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield draft
         _sync(draft)
         draft.chmod(0o755)  # a temporary folder is its owner's alone
         draft.rename(target)
