@@ -99,6 +99,7 @@ class ModelConfig:
     attention: str = "xla"
     moe: MoeConfig = MoeConfig()
     mla: MlaConfig = MlaConfig()
+    mtp: bool = False  # a module behind the layers that predicts one token further
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:

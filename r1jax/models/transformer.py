@@ -6,6 +6,7 @@ Training reads whole packed rows (`hidden`, `__call__`). Decoding keeps a cache 
 into a list of layers once per policy version, because slicing a stack inside the loop copies it.
 """
 
+import functools
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -51,6 +52,10 @@ PARAM_AXES: Mapping[str, tuple[str | None, ...]] = {
     "gate": ("embed", "ffn"),
     "up": ("embed", "ffn"),
     "down": ("ffn", "embed"),
+    "token_norm": ("embed",),
+    "hidden_norm": ("embed",),
+    "output_norm": ("embed",),
+    "join": (None, "embed"),
     "router": ("embed", None),
     "router_bias": (None,),
     "expert_gate": ("experts", "embed", "ffn"),
@@ -236,6 +241,52 @@ def _remat(block: Any, remat: str) -> Any:
     return nn.remat(block, policy=policy, prevent_cse=False)
 
 
+class Mtp(nn.Module):
+    """Multi-token prediction (DeepSeek-V3, section 2.2): one block that reads a hidden state and
+    the token behind it, and says the hidden state from which the head predicts one further."""
+
+    config: ModelConfig
+
+    def setup(self) -> None:
+        c = self.config
+        ones = nn.initializers.ones
+        self.token_norm = self.param("token_norm", ones, (c.width,))
+        self.hidden_norm = self.param("hidden_norm", ones, (c.width,))
+        self.join = self.param("join", _INIT, (2 * c.width, c.width))
+        self.block = Block(c, bool(c.moe.experts))
+        self.output_norm = self.param("output_norm", ones, (c.width,))
+
+    def __call__(
+        self,
+        hidden: Float[Array, "B T D"],
+        next_tokens: Float[Array, "B T D"],
+        positions: Int[Array, "B T"],
+        segment_ids: Int[Array, "B T"],
+    ) -> tuple[Float[Array, "B T D"], tuple[Array, Array], Routing | None]:
+        """`hidden` as the head reads them; `next_tokens` embedded."""
+        x = self._joined(hidden, next_tokens)
+        x, cached, routing = self.block(x, positions, segment_ids, None)
+        return rms_norm(x, self.output_norm, self.config.norm_eps), cached, routing
+
+    def decode(
+        self,
+        hidden: Float[Array, "R 1 D"],
+        next_tokens: Float[Array, "R 1 D"],
+        positions: Int[Array, "R 1"],
+        cache: LayerCache,
+    ) -> tuple[Float[Array, "R 1 D"], LayerCache]:
+        x, cache = self.block.decode(self._joined(hidden, next_tokens), positions, None, cache)
+        return rms_norm(x, self.output_norm, self.config.norm_eps), cache
+
+    def _joined(
+        self, hidden: Float[Array, "B T D"], next_tokens: Float[Array, "B T D"]
+    ) -> Float[Array, "B T D"]:
+        eps = self.config.norm_eps
+        hidden = rms_norm(hidden, self.hidden_norm, eps)
+        both = jnp.concatenate([rms_norm(next_tokens, self.token_norm, eps), hidden], axis=-1)
+        return both @ self.join.astype(both.dtype)
+
+
 class Transformer(nn.Module):
     config: ModelConfig
 
@@ -255,6 +306,8 @@ class Transformer(nn.Module):
                 length=stack.length,
             )
             setattr(self, stack.name, scan(c, stack.sparse))
+        if c.mtp:
+            self.mtp = _remat(Mtp, c.remat)(c)
 
     def hidden(
         self,
@@ -296,6 +349,25 @@ class Transformer(nn.Module):
         head = self.embedding.T if self.config.tied_head else self.head
         return compute_logits(self.hidden(tokens, positions, segment_ids), head)
 
+    def mtp_hidden(
+        self,
+        hidden: Float[Array, "B T D"],
+        next_tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        segment_ids: Int[Array, "B T"],
+    ) -> tuple[Float[Array, "B T D"], dict[str, Routing]]:
+        """What the head reads to predict the token behind `next_tokens`, which are those behind
+        each place; and what the router of the block did."""
+        embedded = embed(self.embedding, next_tokens, self.config)
+        x, _, routing = self.mtp(hidden, embedded, positions, segment_ids)
+        return x, {} if routing is None else {"mtp": routing}
+
+    def touch(self, tokens: Int[Array, "B T"]) -> None:
+        """Run every part once, so that its parameters are made."""
+        hidden = self.hidden(tokens)
+        if self.config.mtp:
+            self.mtp_hidden(hidden, tokens, jnp.zeros_like(tokens), jnp.ones_like(tokens))
+
 
 def stack_windows(config: ModelConfig) -> Int[Array, " L"] | None:
     """Every layer's window for a scan over layers; None where no layer has one."""
@@ -308,7 +380,8 @@ def stack_windows(config: ModelConfig) -> Int[Array, " L"] | None:
 def init_params(module: Transformer, seed: int | jax.Array) -> Params:
     """Fresh float32 parameters; a pure function of the seed, so it can run under jit, sharded."""
     tokens = jnp.zeros((1, 2), jnp.int32)
-    return module.init(jax.random.key(seed, impl="threefry2x32"), tokens)["params"]
+    key = jax.random.key(seed, impl="threefry2x32")
+    return module.init(key, tokens, method="touch")["params"]
 
 
 def head_kernel(config: ModelConfig, params: Params) -> Float[Array, "D V"]:
@@ -333,8 +406,10 @@ def prepare_decode_params(config: ModelConfig, params: Params) -> dict[str, Any]
         as_it_is = path[-1].key.endswith("norm") or path[-1].key.startswith("router")
         return leaf if as_it_is else leaf.astype(config.compute_dtype)
 
+    cast_tree = functools.partial(jax.tree_util.tree_map_with_path, cast)
+
     def layers_of(stack: Stack) -> list[Any]:
-        block = jax.tree_util.tree_map_with_path(cast, params[stack.name]["block"])
+        block = cast_tree(params[stack.name]["block"])
         return [jax.tree.map(operator.itemgetter(layer), block) for layer in range(stack.length)]
 
     params = lora.merge(params)
@@ -343,6 +418,7 @@ def prepare_decode_params(config: ModelConfig, params: Params) -> dict[str, Any]
         "head": head_kernel(config, params).astype(jnp.float32),
         "final_norm": params["final_norm"],
         "layers": [layer for stack in config.stacks for layer in layers_of(stack)],
+        **({"mtp": cast_tree(params["mtp"])} if config.mtp else {}),
     }
 
 

@@ -252,6 +252,12 @@ def test_the_fields_of_deepseek_v3():
     assert read(**without).mla.query_rank == 1536  # as transformers assumes
 
 
+def test_mtp_is_taken_from_the_config():
+    assert read(**DEEPSEEK).mtp  # as transformers assumes
+    assert not read(**DEEPSEEK, num_nextn_predict_layers=0).mtp
+    assert read(**DEEPSEEK, num_mtp_layers=1).mtp
+
+
 @pytest.mark.parametrize(
     ("fields", "dense"),
     [
@@ -276,7 +282,8 @@ def test_which_layers_are_sparse(fields, dense):
         ({"mlp_bias": True}, ["mlp_bias=True"]),
         ({"hidden_act": "gelu"}, ["hidden_act='gelu'"]),
         ({"attention_dropout": 0.1}, ["attention_dropout=0.1"]),
-        ({"quantization_config": {"quant_method": "fp8"}}, ["quantization_config"]),
+        ({"quantization_config": {"quant_method": "fp8"}}, ["quantization_config", "block"]),
+        ({"quantization_config": {"quant_method": "awq", "bits": 4}}, ["quantization_config"]),
         ({"sliding_window": 128}, ["sliding_window=128"]),
         ({"logit_soft_cap": 30.0}, ["logit_soft_cap=30.0"]),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, ["dynamic", "llama3"]),
@@ -295,6 +302,7 @@ def test_which_layers_are_sparse(fields, dense):
         ({**QWEN3_MOE, "decoder_sparse_step": 0}, ["decoder_sparse_step=0"]),
         ({**QWEN3_MOE, "n_shared_experts": 1}, ["n_shared_experts=1"]),
         ({**DEEPSEEK, "scoring_func": "softmax"}, ["scoring_func='softmax'"]),
+        ({**DEEPSEEK, "num_nextn_predict_layers": 2}, ["num_nextn_predict_layers=2"]),
         ({**DEEPSEEK, "topk_method": "greedy"}, ["topk_method='greedy'"]),
         ({**DEEPSEEK, "moe_layer_freq": 2}, ["moe_layer_freq=2"]),
         ({**DEEPSEEK, "num_key_value_heads": 2}, ["kv_heads=2"]),

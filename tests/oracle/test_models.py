@@ -181,7 +181,6 @@ GOLDEN_CASES = [
 
 def make_theirs(case, *, layers=3, vocabulary=VOCABULARY, ffn=72, seed=0):
     """A transformers model with weights of a size that makes every part matter."""
-    import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     kind, fields = CASES[case]
@@ -196,15 +195,25 @@ def make_theirs(case, *, layers=3, vocabulary=VOCABULARY, ffn=72, seed=0):
         **fields,
     )
     model = AutoModelForCausalLM.from_config(config).eval()
+    fill(model, kind, seed=seed)
+    return model
+
+
+def fill(model, kind, *, seed, but=None):
+    """Random weights, but not those it shares with another model."""
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
+    shared = set() if but is None else {id(parameter) for parameter in but.parameters()}
     with torch.no_grad():
         kept = model.state_dict()
         buffers = [(name, b) for name, b in model.named_buffers() if name in kept]
         for name, parameter in [*model.named_parameters(), *buffers]:
+            if id(parameter) in shared:
+                continue
             middle = 1.0 if "norm" in name else 0.0
             spread = 0.3 if parameter.ndim == 1 else SPREAD[kind] * parameter.shape[-1] ** -0.5
             parameter.copy_(middle + spread * torch.randn(parameter.shape, generator=generator))
-    return model
 
 
 def random_tokens(rows, length, vocabulary=VOCABULARY, seed=0):
@@ -321,6 +330,50 @@ def test_balance_loss(pair):
     _, routing = module.apply({"params": params}, jnp.asarray(tokens), method="hidden_and_routing")
     found = models.moe.balance_loss(module.config.moe, routing)
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def with_mtp(tmp_path_factory):
+    """(their model, their MTP module, our module and parameters)"""
+    from transformers.modeling_layers import MtpModel
+
+    warnings.simplefilter("ignore")
+    theirs = make_theirs("deepseek_v3")
+    mtp = MtpModel(theirs, 1).eval()
+    fill(mtp, "deepseek_v3", seed=1, but=theirs)
+    folder = tmp_path_factory.mktemp("model")
+    theirs.save_pretrained(folder)
+    weights = {name: np.array(t.array()) for name, t in files.open_folder(folder).items()}
+    for name, weight in of_files({n: w.numpy() for n, w in mtp.state_dict().items()}):
+        if name.startswith("layers.0."):
+            name = name.removeprefix("layers.0.").removeprefix("mtp_block.")
+            name = name.replace("post_norm", "shared_head.norm")
+            weights[f"model.layers.3.{name}"] = weight
+    about = {name: (weight.shape, weight.dtype) for name, weight in weights.items()}
+    files.write_file(folder / files.SINGLE, about, weights.__getitem__)
+    settings = files.read_json(folder / "config.json")
+    files.write_json(folder / "config.json", settings | {"num_nextn_predict_layers": 1})
+    return theirs, mtp, *models.load(folder)
+
+
+def test_mtp(with_mtp):
+    import torch
+
+    theirs, mtp, module, params = with_mtp
+    tokens = random_tokens(2, 300)
+    with torch.no_grad():
+        last = theirs(torch.tensor(tokens[:, :-1]), output_hidden_states=True).hidden_states[-1]
+        positions = torch.arange(299)[None].expand(2, -1)
+        shifted = torch.tensor(tokens[:, 1:])
+        wanted = mtp.forward_layer(0, last, positions, None, input_ids=shifted).numpy()
+    inputs = jnp.asarray(tokens)
+    hidden = module.apply({"params": params}, inputs[:, :-1], method="hidden")
+    places = jnp.broadcast_to(jnp.arange(299)[None], (2, 299))
+    inputs = (hidden, inputs[:, 1:], places, jnp.ones_like(places))
+    found, _ = module.apply({"params": params}, *inputs, method="mtp_hidden")
+    gap = np.abs(found - wanted).max()
+    print(f"mtp: max |gap| {gap:.1e}, std {np.std(wanted):.2f}")
+    assert gap <= 2e-4
 
 
 def test_greedy_generation(pair):

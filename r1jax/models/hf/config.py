@@ -10,6 +10,7 @@ from typing import Any
 
 from r1jax.errors import UserError
 from r1jax.models.config import ModelConfig
+from r1jax.models.hf import fp8
 from r1jax.models.hf.families import FAMILIES, Family, Fields
 from r1jax.models.hf.rope import read_rope, write_rope
 
@@ -72,6 +73,7 @@ def read_config(fields: Fields, *, where: str, dtype: str = "float32") -> ModelC
         "norm_eps": float(found["rms_norm_eps"]),
         "tied_head": bool(found["tie_word_embeddings"]),
         "windows": _read_windows(fields, sizes["layers"], where) if family.windowed else (),
+        "mtp": _read_mtp(found, where),
         "dtype": dtype,
     }
     if "moe.experts" in family.parts:
@@ -143,6 +145,13 @@ def _read_dense_layers(found: Fields, layers: int, where: str) -> tuple[int, ...
     return tuple(dense)
 
 
+def _read_mtp(found: Fields, where: str) -> bool:
+    modules = found.get("num_nextn_predict_layers", 0)
+    if modules not in (0, 1):
+        raise UserError(f"{where}: num_nextn_predict_layers={modules!r}: 0 or 1 is supported")
+    return bool(modules)
+
+
 def _architecture(fields: Fields, where: str) -> str:
     named = fields.get("architectures") or []
     for name in named:
@@ -163,6 +172,9 @@ def _refuse_unsupported(fields: Fields, family: Family, where: str) -> None:
         known |= _WINDOW_FIELDS
     for name, value in fields.items():
         if value is None:
+            continue
+        if name == "quantization_config":
+            fp8.block_of(value, where)
             continue
         if name in family.fixed:
             if value != family.fixed[name]:
@@ -262,6 +274,8 @@ def _fields_of(config: ModelConfig, architecture: str, family: Family) -> dict[s
         fields["mlp_only_layers"] = list(config.moe.dense_layers)
     if "first_k_dense_replace" in family.defaults:
         fields["first_k_dense_replace"] = len(config.moe.dense_layers)
+    if "num_nextn_predict_layers" in family.defaults:
+        fields["num_nextn_predict_layers"] = int(config.mtp)
     if "mla.kv_rank" in family.parts:
         fields["head_dim"] = config.mla.rope_dim  # as transformers means it
         fields["qk_nope_head_dim"] = config.head_dim - config.mla.rope_dim

@@ -90,6 +90,7 @@ FAMILIES: Mapping[str, Family] = {
             "first_k_dense_replace": 3,
             "norm_topk_prob": True,
             "rope_interleave": True,
+            "num_nextn_predict_layers": 1,
         },
         fixed={
             **_PLAIN,
@@ -111,6 +112,7 @@ FAMILIES: Mapping[str, Family] = {
             "mla.value_dim": "v_head_dim",
             "mla.interleaved": "rope_interleave",
         },
+        aliases={"num_mtp_layers": "num_nextn_predict_layers"},
         zero_if_null=frozenset({"q_lora_rank"}),
         # Head sizes that follow from others, and losses and layouts of a training.
         inert=frozenset({"head_dim", "qk_head_dim", "aux_loss_alpha", "seq_aux", "ep_size"}),

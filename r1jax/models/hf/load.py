@@ -19,7 +19,8 @@ from jax.typing import DTypeLike
 
 from r1jax import mesh as mesh_lib
 from r1jax.errors import UserError
-from r1jax.models.hf import files, names
+from r1jax.models.config import ModelConfig
+from r1jax.models.hf import files, fp8, names
 from r1jax.models.hf.config import read_config
 from r1jax.models.hf.hub import find_folder
 from r1jax.models.transformer import Transformer, init_params, logical_axes
@@ -46,19 +47,25 @@ def load(
     """
     folder = find_folder(source)
     path = folder / "config.json"
-    config = dataclasses.replace(read_config(files.read_json(path), where=str(path)), **changes)
+    fields = files.read_json(path)
+    said = read_config(fields, where=str(path))
+    config = dataclasses.replace(said, **changes)
     tensors = files.open_folder(folder)
+    if fields.get("quantization_config"):
+        block = fp8.block_of(fields["quantization_config"], str(path))
+        tensors = fp8.dequantized(tensors, block)
+    if said.mtp:
+        tensors, config = _settle_mtp(tensors, config)
     shapes = jax.eval_shape(functools.partial(init_params, Transformer(config)), 0)
-    _check_tensors(folder, tensors, names.pieces(shapes), tied=config.tied_head)
+    _check_tensors(folder, tensors, names.pieces(shapes), names.copies(shapes))
     known = names.sources(shapes)
     sources = jax.tree_util.tree_map_with_path(lambda path, _: known[names.path_of(path)], shapes)
-    dtypes = jax.tree.map(
-        lambda leaf, source: (
-            _source_dtype(tensors, source, leaf) if dtype is None else jnp.dtype(dtype)
-        ),
-        shapes,
-        sources,
-    )
+    if dtype is None:
+        dtypes = jax.tree.map(functools.partial(_source_dtype, tensors), sources, shapes)
+    else:
+        dtypes = jax.tree_util.tree_map_with_path(
+            lambda path, _: names.stored_dtype(names.path_of(path), dtype), shapes
+        )
     assemble = functools.partial(_assemble, tensors)
     params = jax.tree.map(assemble, shapes, sources, dtypes, _shardings(mesh, shapes))
     if compute_dtype is None:
@@ -73,20 +80,37 @@ def _shardings(mesh: jax.sharding.Mesh | None, shapes: Params) -> Any:
     return jax.tree.map(lambda _: whole, shapes)
 
 
+def _settle_mtp(tensors: Tensors, config: ModelConfig) -> tuple[Tensors, ModelConfig]:
+    """Files without the MTP module that their config.json names are common, and `mtp=False` leaves
+    out one that is there."""
+    prefix = f"model.layers.{config.layers}."
+    others = {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix)}
+    if config.mtp and len(others) < len(tensors):
+        return tensors, config
+    return others, dataclasses.replace(config, mtp=False)
+
+
 def _check_tensors(
-    folder: pathlib.Path, tensors: Tensors, pieces: Mapping[str, names.Piece], *, tied: bool
+    folder: pathlib.Path,
+    tensors: Tensors,
+    pieces: Mapping[str, names.Piece],
+    copies: Mapping[str, str],
 ) -> None:
     """Every tensor that the config asks for is there, in its shape, and no other."""
     missing = [name for name in pieces if name not in tensors]
     extra = [name for name in tensors if name not in pieces and not _is_buffer(name)]
-    if tied and names.HEAD in extra and names.EMBEDDING in tensors:
-        # Some files repeat a tied head. One of another value would mean that it is not tied.
-        if not _same_bytes(tensors[names.HEAD], tensors[names.EMBEDDING]):
-            raise UserError(
-                f"{folder}: config.json says tie_word_embeddings, but {names.HEAD} differs from "
-                f"{names.EMBEDDING}: set it to false"
-            )
-        extra.remove(names.HEAD)
+    for copy, original in copies.items():
+        if copy in extra and original in tensors:
+            # Some files repeat what is shared. One of another value would mean that it is not.
+            if not _same_bytes(tensors[copy], tensors[original]):
+                shared, cure = "tie_word_embeddings", "set it to false"
+                if copy != names.HEAD:
+                    shared, cure = "num_nextn_predict_layers", "load with mtp=False"
+                raise UserError(
+                    f"{folder}: config.json says {shared}, but {copy} differs from {original}: "
+                    + cure
+                )
+            extra.remove(copy)
     if missing or extra:
         parts = [("missing", missing), ("not part of this model", extra)]
         said = "; ".join(f"{what}: {files.listed(which)}" for what, which in parts if which)

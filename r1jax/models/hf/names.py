@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.typing import DTypeLike
 
 from r1jax.types import Params
 
@@ -95,6 +96,10 @@ SOURCES: Mapping[str, Source] = {
     "layers/block/moe/shared_gate": Source(_MLP + "shared_experts.gate_proj.weight", 1),
     "layers/block/moe/shared_up": Source(_MLP + "shared_experts.up_proj.weight", 1),
     "layers/block/moe/shared_down": Source(_MLP + "shared_experts.down_proj.weight", 1),
+    "mtp/token_norm": Source("model.layers.{}.enorm.weight"),
+    "mtp/hidden_norm": Source("model.layers.{}.hnorm.weight"),
+    "mtp/join": Source("model.layers.{}.eh_proj.weight", 1),
+    "mtp/output_norm": Source("model.layers.{}.shared_head.norm.weight"),
     "final_norm": Source("model.norm.weight"),
     "head": Source(HEAD, 1),
 }
@@ -106,17 +111,28 @@ def path_of(path: tuple[Any, ...]) -> str:
 
 def sources(shapes: Params) -> dict[str, Source]:
     """The source of every parameter, by path."""
-    found = {}
     firsts = _first_layers(shapes)
+    found = {}
     for path, _ in jax.tree_util.tree_leaves_with_path(shapes):
-        stack, *rest = path_of(path).split("/")
-        source = SOURCES["/".join(["layers" if stack in firsts else stack, *rest])]
-        found[path_of(path)] = dataclasses.replace(source, first=firsts.get(stack, 0))
+        stack = path_of(path).partition("/")[0]
+        source = SOURCES[_usual_path(path_of(path))]
+        if stack == "mtp":  # one layer, not a stack of them
+            name = source.name.replace("{}", str(firsts[stack]), 1)
+            found[path_of(path)] = dataclasses.replace(source, name=name)
+        else:
+            found[path_of(path)] = dataclasses.replace(source, first=firsts.get(stack, 0))
     return found
 
 
+def _usual_path(path: str) -> str:
+    """The path in `SOURCES`: stacks of layers, and the block of the MTP module, have the same."""
+    stack, _, rest = path.partition("/")
+    as_layer = stack.startswith("layers") or rest.startswith("block/")
+    return f"layers/{rest}" if as_layer else path
+
+
 def _first_layers(shapes: Params) -> dict[str, int]:
-    """By stack: `layers_7` starts at layer 7, `layers` behind all others."""
+    """By stack: `layers_7` starts at layer 7, `layers` behind all others, `mtp` behind these."""
     lengths = {
         name: jax.tree.leaves(stack)[0].shape[0]
         for name, stack in shapes.items()
@@ -124,7 +140,22 @@ def _first_layers(shapes: Params) -> dict[str, int]:
     }
     others = {name: length for name, length in lengths.items() if name != "layers"}
     firsts = {name: int(name.removeprefix("layers_")) for name in others}
-    return {**firsts, "layers": sum(others.values())}
+    return {**firsts, "layers": sum(others.values()), "mtp": sum(lengths.values())}
+
+
+def copies(shapes: Params) -> dict[str, str]:
+    """Tensors that a file may hold a second time: the tied head, and what MTP shares."""
+    head = HEAD if "head" in shapes else EMBEDDING
+    found = {} if "head" in shapes else {HEAD: EMBEDDING}
+    if "mtp" in shapes:
+        layer = f"model.layers.{_first_layers(shapes)['mtp']}."
+        found |= {layer + "embed_tokens.weight": EMBEDDING, layer + "shared_head.head.weight": head}
+    return found
+
+
+def stored_dtype(path: str, dtype: DTypeLike) -> np.dtype:
+    """Of a parameter of a model in this dtype: steps of 0.001 to a bias are lost in bfloat16."""
+    return np.dtype(np.float32) if path.endswith("router_bias") else np.dtype(dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +171,7 @@ class Piece:
 def pieces(shapes: Params) -> dict[str, Piece]:
     """All tensors that the checkpoint of a model has: by name, in the order they are used."""
     found = {}
-    order = {source.name: number for number, source in enumerate(SOURCES.values())}
+    order = {path: number for number, path in enumerate(SOURCES)}
     known = sources(shapes)
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
         source = known[path_of(path)]
@@ -148,12 +179,16 @@ def pieces(shapes: Params) -> dict[str, Piece]:
             piece = Piece(path_of(path), source, place, source.tensor_shape(leaf.shape))
             found[source.tensor_name(place)] = piece
 
+    firsts = _first_layers(shapes)
+
     def when_used(item: tuple[str, Piece]) -> tuple[int, ...]:
-        piece = item[1]
-        layer = -1 if piece.path == "embedding" else np.iinfo(np.int32).max
-        if piece.place:
-            layer = piece.place[0] + piece.source.first
-        return layer, order[piece.source.name], *piece.place[1:]
+        piece, behind_all = item[1], np.iinfo(np.int32).max
+        stack = piece.path.partition("/")[0]
+        layer = firsts.get(stack, -1 if stack == "embedding" else behind_all)
+        inner = piece.place
+        if stack in firsts and stack != "mtp":
+            layer, inner = layer + piece.place[0], piece.place[1:]
+        return layer, order[_usual_path(piece.path)], *inner
 
     return dict(sorted(found.items(), key=when_used))
 

@@ -111,12 +111,16 @@ def _write_weights(
     params: Params, folder: pathlib.Path, dtype: DTypeLike | None, shard_bytes: int
 ) -> None:
     pieces = names.pieces(params)
+    # What MTP shares is repeated in DeepSeek's files; a tied head is not in anybody's.
+    copies = {copy: of for copy, of in names.copies(params).items() if copy != names.HEAD}
+    pieces |= {copy: pieces[original] for copy, original in copies.items()}
     leaves = {
         names.path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     }
 
     def dtype_of(name: str) -> np.dtype:
-        return np.dtype(leaves[pieces[name].path].dtype if dtype is None else jnp.dtype(dtype))
+        path = pieces[name].path
+        return np.dtype(leaves[path].dtype if dtype is None else names.stored_dtype(path, dtype))
 
     def fetch(name: str) -> np.ndarray:
         """One tensor of one layer at a time comes to the host."""

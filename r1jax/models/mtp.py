@@ -1,0 +1,85 @@
+"""Multi-token prediction: an auxiliary loss while training, drafts while decoding."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from r1jax.models.config import ModelConfig
+from r1jax.models.moe import Routing
+from r1jax.models.transformer import Mtp, Transformer, embed, head_kernel
+from r1jax.ops.kv_cache import LayerCache
+from r1jax.ops.logprobs import token_logprobs
+from r1jax.types import Params
+
+
+def mtp_loss(
+    module: Transformer,
+    params: Params,
+    hidden: Float[Array, "B T D"],
+    *,
+    targets: Int[Array, "B T"],
+    positions: Int[Array, "B T"],
+    segment_ids: Int[Array, "B T"],
+    mask: Bool[Array, "B T"],
+) -> tuple[Float[Array, ""], Float[Array, ""], dict[str, Routing]]:
+    """(sum of -log p of the token after the next one, how many were counted, the routing).
+
+    The sum over the places whose next place is of the same sequence and in `mask`; DeepSeek-V3
+    adds 0.3, later 0.1, times its mean to the loss. `hidden` is what `module` made of this batch,
+    and gradients go through it.
+    """
+    inputs = (hidden, targets, positions, segment_ids)
+    found = module.apply({"params": params}, *inputs, method="mtp_hidden")
+    further, routing = cast(tuple[Array, dict[str, Routing]], found)
+    logp, _ = token_logprobs(further, head_kernel(module.config, params), _next(targets))
+    counted = _next(mask) & (_next(segment_ids) == segment_ids) & (segment_ids > 0)
+    return -jnp.sum(jnp.where(counted, logp, 0)), jnp.sum(counted, dtype=jnp.float32), routing
+
+
+def _next(x_BT: Array) -> Array:
+    """What is at the place to the right; nothing behind the last."""
+    return jnp.pad(x_BT[:, 1:], ((0, 0), (0, 1)))
+
+
+def mtp_prefill(
+    config: ModelConfig,
+    decode_params: Mapping[str, Any],
+    hidden_PSD: Float[Array, "P S D"],
+    next_tokens_PS: Int[Array, "P S"],
+    lengths_P: Int[Array, " P"],
+) -> tuple[Float[Array, "P D"], LayerCache]:
+    """(hidden state of the first draft, the module's own cache) of prompts padded on the right.
+
+    `hidden_PSD` are the states after each token of the prompts, `next_tokens_PS` the tokens behind
+    them: the prompts from their second token on, and what was sampled first.
+    """
+    places = jnp.arange(next_tokens_PS.shape[1])
+    positions = jnp.broadcast_to(places[None], next_tokens_PS.shape)
+    segment_ids = (places[None] < lengths_P[:, None]).astype(jnp.int32)
+    embedded = embed(decode_params["embedding"], next_tokens_PS, config)
+    inputs = (hidden_PSD, embedded, positions, segment_ids)
+    x, (k, v), _ = cast(Any, Mtp(config).apply({"params": decode_params["mtp"]}, *inputs))
+    last = jnp.take_along_axis(x, (lengths_P - 1)[:, None, None], axis=1)[:, 0]
+    return last, LayerCache(jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2))
+
+
+def mtp_draft(
+    config: ModelConfig,
+    decode_params: Mapping[str, Any],
+    hidden_RD: Float[Array, "R D"],
+    next_tokens_R: Int[Array, " R"],
+    positions_R: Int[Array, " R"],
+    cache: LayerCache,
+) -> tuple[Float[Array, "R D"], LayerCache]:
+    """The hidden state from which the head drafts the token behind `next_tokens_R`.
+
+    `hidden_RD` is the model's state after the token at `positions_R`, and `next_tokens_R` the
+    token behind that. Fed its own state and its own draft, the module drafts one further.
+    """
+    embedded = embed(decode_params["embedding"], next_tokens_R[:, None], config)
+    inputs = (hidden_RD[:, None], embedded, positions_R[:, None], cache)
+    found = Mtp(config).apply({"params": decode_params["mtp"]}, *inputs, method="decode")
+    hidden, cache = cast(tuple[Array, LayerCache], found)
+    return hidden[:, 0], cache
