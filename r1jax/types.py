@@ -75,20 +75,25 @@ class Graded:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PackedBatch:
-    """Rows of whole sequences side by side; at place t, `tokens` is read and `targets` predicted.
+    """Rows of whole sequences side by side: the places a model reads, and what is predicted there.
 
-    Arrays are [B, T], or [M, B, T] once split into micro-batches. `segment_ids` count the
-    sequences of a row from 1; 0 is padding. `positions` restart in each segment.
+    Arrays are [B, T], or [M, B, T] once split into micro-batches. The first four are by place, the
+    others by prediction. Prediction t is made at place `sources[t]`: at place t itself, except in
+    rows where several responses share their prompt's places (`packing.pack(share_prompts=True)`).
+    `segment_ids` and `sequence_ids` count within a row from 1; 0 is padding.
     """
 
     tokens: Any  # int32
+    positions: Any  # int32, restart in each sequence
+    segment_ids: Any  # int32, places that see each other
+    prefix_ids: Any  # int32, the segment that a place sees besides: a shared prompt's; or its own
+    sources: Any  # int32, the place that predicts
     targets: Any  # int32
-    positions: Any  # int32
-    segment_ids: Any  # int32
     mask: Any  # bool, True = the prediction of this target counts
     advantages: Any  # float32
     logp_behavior: Any  # float32, what the sampler gave the target
     logp_ref: Any  # float32, what the reference gives it; zeros where no reference is asked for
+    sequence_ids: Any  # int32, the sequence that the target is of
     prompt_ids: Any  # int32, which prompt of the batch the sequence answers
 
 

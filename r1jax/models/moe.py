@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from r1jax.mesh import fitting_spec
 from r1jax.models.config import ModelConfig, MoeConfig
 from r1jax.types import Params
+from r1jax.ops.linear import linear
 
 
 class Routing(NamedTuple):
@@ -72,7 +73,7 @@ def gated_mlp(
     up: Float[Array, "D F"],
     down: Float[Array, "F D"],
 ) -> Float[Array, "B T D"]:
-    return (jax.nn.silu(x @ gate) * (x @ up)) @ down
+    return linear(jax.nn.silu(linear(x, gate)) * linear(x, up), down)
 
 
 def score(moe: MoeConfig, logits: Float[Array, "B T E"]) -> Float[Array, "B T E"]:

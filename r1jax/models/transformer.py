@@ -25,6 +25,7 @@ from r1jax.models.moe import Moe, Routing, gated_mlp
 from r1jax.models.norm import rms_norm
 from r1jax.ops import attention, rope
 from r1jax.ops.kv_cache import LayerCache, write
+from r1jax.ops.linear import linear
 from r1jax.ops.logprobs import compute_logits
 from r1jax.types import Params
 
@@ -112,9 +113,7 @@ class Attention(lora.Adaptable):
         """Queries, keys (both turned by RoPE) and values."""
         c = self.config
         dtype = c.compute_dtype
-        q = jnp.einsum("btd,dnh->btnh", x, self.query.astype(dtype))
-        k = jnp.einsum("btd,dkh->btkh", x, self.key.astype(dtype))
-        v = jnp.einsum("btd,dkh->btkh", x, self.value.astype(dtype))
+        q, k, v = (linear(x, kernel) for kernel in (self.query, self.key, self.value))
         if c.qkv_bias:
             q = q + self.query_bias.astype(dtype)[None, None]
             k = k + self.key_bias.astype(dtype)[None, None]
@@ -131,7 +130,7 @@ class Attention(lora.Adaptable):
         return self.config.head_dim**-0.5
 
     def merge(self, heads: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
-        return jnp.einsum("btnh,nhd->btd", heads, self.out.astype(heads.dtype))
+        return linear(heads, self.out, axes=2)
 
     # What a cache holds is what attention reads; in `LatentAttention` these differ.
     project_cached = project
@@ -179,12 +178,15 @@ class Block(lora.Adaptable):
         positions: Int[Array, "B T"],
         segment_ids: Int[Array, "B T"],
         window: int | Int[Array, ""] | None,
+        prefix_ids: Int[Array, "B T"] | None = None,
     ) -> tuple[Float[Array, "B T D"], tuple[Array, Array], Routing | None]:
         """(output, the keys and values a cache would hold, what the router did)."""
         normed = rms_norm(x, self.attention_norm, self.config.norm_eps)
         heads = attention.attend(
             *self.attention.project(normed, positions),
             segment_ids_BT=segment_ids,
+            prefix_ids_BT=prefix_ids,
+            positions_BT=positions,
             window=window,
             scale=self.attention.scale,
             backend=self.config.attention,
@@ -223,10 +225,15 @@ class _ScanBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, positions: Array, segment_ids: Array, window: Array | None
+        self,
+        x: Array,
+        positions: Array,
+        segment_ids: Array,
+        prefix_ids: Array | None,
+        window: Array | None,
     ) -> tuple[Array, Routing | None]:
         block = Block(self.config, self.sparse, name="block")
-        x, _, routing = block(x, positions, segment_ids, window)
+        x, _, routing = block(x, positions, segment_ids, window, prefix_ids)
         return x, routing
 
 
@@ -302,7 +309,7 @@ class Transformer(nn.Module):
                 _remat(_ScanBlock, c.remat),
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
-                in_axes=cast(Any, (nn.broadcast, nn.broadcast, 0)),  # flax's hint says int
+                in_axes=cast(Any, (*(nn.broadcast,) * 3, 0)),  # flax's hint says int
                 length=stack.length,
             )
             setattr(self, stack.name, scan(c, stack.sparse))
@@ -314,15 +321,20 @@ class Transformer(nn.Module):
         tokens: Int[Array, "B T"],
         positions: Int[Array, "B T"] | None = None,
         segment_ids: Int[Array, "B T"] | None = None,
+        prefix_ids: Int[Array, "B T"] | None = None,
     ) -> Float[Array, "B T D"]:
-        """The normalised last hidden states: what the head reads."""
-        return self.hidden_and_routing(tokens, positions, segment_ids)[0]
+        """The normalised last hidden states: what the head reads.
+
+        A place sees its segment, and the segment that `prefix_ids` names: a prompt it shares.
+        """
+        return self.hidden_and_routing(tokens, positions, segment_ids, prefix_ids)[0]
 
     def hidden_and_routing(
         self,
         tokens: Int[Array, "B T"],
         positions: Int[Array, "B T"] | None = None,
         segment_ids: Int[Array, "B T"] | None = None,
+        prefix_ids: Int[Array, "B T"] | None = None,
     ) -> tuple[Float[Array, "B T D"], dict[str, Routing]]:
         """`hidden`, and by stack what its routers did: for `moe.balance_loss` and `rebalance`."""
         if positions is None:
@@ -332,10 +344,11 @@ class Transformer(nn.Module):
         x = embed(self.embedding, tokens, self.config)
         windows = stack_windows(self.config)
         routing = {}
+        ids = (segment_ids, prefix_ids)
         for stack in self.config.stacks:
             of_stack = slice(stack.first, stack.first + stack.length)
             x, routing[stack.name] = getattr(self, stack.name)(
-                x, positions, segment_ids, None if windows is None else windows[of_stack]
+                x, positions, *ids, None if windows is None else windows[of_stack]
             )
         routing = {name: each for name, each in routing.items() if each is not None}
         return rms_norm(x, self.final_norm, self.config.norm_eps), routing

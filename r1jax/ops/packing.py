@@ -3,11 +3,13 @@
 import bisect
 import dataclasses
 from collections.abc import Sequence as SequenceOf
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from r1jax.types import PackedBatch
 
+FIELDS = tuple(field.name for field in dataclasses.fields(PackedBatch))
 _RESPONSE_FIELDS = ("mask", "advantages", "logp_behavior")
 
 
@@ -26,27 +28,76 @@ class Sequence:
     prompt_id: int = 0
 
 
+class Group(NamedTuple):
+    """Sequences that begin with the same `prompt` tokens, whose places they may share; 0 = none."""
+
+    prompt: int
+    members: list[int]
+
+
 def best_fit(lengths: SequenceOf[int], row_length: int) -> list[list[int]]:
     """Indices per row: longest first, each into the fullest row it still fits in."""
-    rows: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (space left, row), sorted
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        length = lengths[index]
-        if length > row_length:
-            raise ValueError(
-                f"sequence {index} needs {length} places, a row has {row_length}: "
-                "raise row_length or drop the sequence"
-            )
-        spot = bisect.bisect_left(room, (length, -1))
-        if spot == len(room):
-            rows.append([index])
-            left, row = row_length - length, len(rows) - 1
-        else:
-            space, row = room.pop(spot)
-            rows[row].append(index)
-            left = space - length
-        bisect.insort(room, (left, row))
+    alone = [Group(0, [index]) for index in range(len(lengths))]
+    return [[g.members[0] for g in row] for row in fit_groups(alone, lengths, row_length)]
+
+
+def fit_groups(
+    groups: SequenceOf[Group], places: SequenceOf[int], row_length: int
+) -> list[list[Group]]:
+    """The parts of groups that lie in each row, in no more rows than `best_fit` may need.
+
+    The first of a group in a row takes its `places`, any other as many as it has after the prompt,
+    and one more, so that there are never more predictions than places. The largest group comes
+    first; within it the longest sequence, into a row that holds its prompt if one has room.
+    """
+    rows: list[list[Group]] = []
+    space: list[int] = []  # of each row
+    fullest: list[tuple[int, int]] = []  # (space, row), sorted
+    order = sorted(groups, key=lambda g: (-_group_places(g, places), g.members))
+    for prompt, members in order:
+        here: dict[int, list[int]] = {}  # row -> this group's members in it
+        for index in sorted(members, key=lambda i: (-places[i], i)):
+            need = places[index] + 1 - prompt
+            row = min((r for r in here if space[r] >= need), key=lambda r: space[r], default=None)
+            if row is None:
+                need = places[index]
+                spot = bisect.bisect_left(fullest, (need, -1))
+                row = fullest[spot][1] if spot < len(fullest) else len(rows)
+            if row == len(rows):
+                _require_fits(index, need, row_length)
+                rows.append([])
+                space.append(row_length)
+            else:
+                fullest.pop(bisect.bisect_left(fullest, (space[row], row)))
+            space[row] -= need
+            bisect.insort(fullest, (space[row], row))
+            here.setdefault(row, []).append(index)
+        for row, inside in here.items():
+            rows[row].append(Group(prompt, inside))
     return rows
+
+
+def _group_places(group: Group, places: SequenceOf[int]) -> int:
+    return sum(places[i] - group.prompt for i in group.members) + group.prompt
+
+
+def _require_fits(index: int, need: int, row_length: int) -> None:
+    if need > row_length:
+        raise ValueError(
+            f"sequence {index} needs {need} places, a row has {row_length}: "
+            "raise row_length or drop the sequence"
+        )
+
+
+def prompt_groups(sequences: SequenceOf[Sequence]) -> list[Group]:
+    """Sequences with the same prompt id and the same prompt; those without a response alone."""
+    groups: dict[Any, Group] = {}
+    for index, sequence in enumerate(sequences):
+        response = 0 if sequence.mask is None else len(sequence.mask)
+        prompt = sequence.tokens[: len(sequence.tokens) - response] if response else ()
+        key = (sequence.prompt_id, bytes(prompt)) if len(prompt) else index
+        groups.setdefault(key, Group(len(prompt), [])).members.append(index)
+    return list(groups.values())
 
 
 def pack(
@@ -54,35 +105,56 @@ def pack(
     *,
     row_length: int,
     rows: int | None = None,
+    share_prompts: bool = False,
 ) -> PackedBatch:
     """Lay sequences into rows of `row_length` places; `rows` fixes their number (padding added).
 
     A sequence of n tokens takes n - 1 places: place t reads token t and predicts token t + 1.
     Bare token arrays count as documents: every prediction is in the loss.
+
+    `share_prompts`: responses to one prompt that lie in one row share its places. Each sees the
+    prompt and itself, its positions go on where the prompt ends, and its first token is predicted
+    at the prompt's last place. Losses and gradients are the same, in fewer places.
     """
     items = [s if isinstance(s, Sequence) else Sequence(np.asarray(s)) for s in sequences]
-    layout = best_fit([len(s.tokens) - 1 for s in items], row_length)
+    for index, item in enumerate(items):
+        _require_places(index, item)
+    alone = [Group(0, [index]) for index in range(len(items))]
+    groups = prompt_groups(items) if share_prompts else alone
+    layout = fit_groups(groups, [len(s.tokens) - 1 for s in items], row_length)
     if rows is not None and len(layout) > rows:
         raise ValueError(
             f"{len(items)} sequences need {len(layout)} rows of {row_length}, {rows} allowed"
         )
-    shape = (len(layout) if rows is None else rows, row_length)
-    batch = PackedBatch(
-        **{
-            name: np.zeros(shape, np.int32)
-            for name in ("tokens", "targets", "positions", "segment_ids", "prompt_ids")
-        },
+    batch = empty_batch((len(layout) if rows is None else rows, row_length))
+    for row, parts in enumerate(layout):
+        cursor = Cursor(0, 0, 1)
+        for prompt, members in parts:
+            responses = [items[index] for index in members]
+            if len(responses) > 1:
+                cursor = _lay_sharing(batch, row, cursor, responses[0].tokens[:prompt], responses)
+            else:
+                cursor = _lay(batch, row, cursor, responses[0])
+    return batch
+
+
+def empty_batch(shape: tuple[int, int]) -> PackedBatch:
+    integers = set(FIELDS) - {"mask", "advantages", "logp_behavior", "logp_ref"}
+    return PackedBatch(
+        **{name: np.zeros(shape, np.int32) for name in integers},
         mask=np.zeros(shape, bool),
         advantages=np.zeros(shape, np.float32),
         logp_behavior=np.zeros(shape, np.float32),
         logp_ref=np.zeros(shape, np.float32),
     )
-    for row, members in enumerate(layout):
-        start = 0
-        for segment, index in enumerate(members, 1):
-            _require_places(index, items[index])
-            start = _lay(batch, row, start, segment, items[index])
-    return batch
+
+
+class Cursor(NamedTuple):
+    """Where the next sequence of a row goes."""
+
+    place: int
+    prediction: int
+    segment: int
 
 
 def _require_places(index: int, sequence: Sequence) -> None:
@@ -93,21 +165,63 @@ def _require_places(index: int, sequence: Sequence) -> None:
             raise ValueError(f"sequence {index} has {len(values)} {name} for {places} places")
 
 
-def _lay(batch: PackedBatch, row: int, start: int, segment: int, sequence: Sequence) -> int:
+def _lay(batch: PackedBatch, row: int, cursor: Cursor, sequence: Sequence) -> Cursor:
+    """A whole sequence; every place predicts, the prompt's without counting."""
     places = len(sequence.tokens) - 1
-    end = start + places
-    batch.tokens[row, start:end] = sequence.tokens[:-1]
-    batch.targets[row, start:end] = sequence.tokens[1:]
-    batch.positions[row, start:end] = np.arange(places)
-    batch.segment_ids[row, start:end] = segment
-    batch.prompt_ids[row, start:end] = sequence.prompt_id
+    at = np.arange(cursor.place, cursor.place + places)
+    _lay_places(batch, row, at, sequence.tokens[:-1], 0, (cursor.segment, cursor.segment))
+    _lay_predictions(batch, row, cursor, at, sequence)
+    return Cursor(cursor.place + places, cursor.prediction + places, cursor.segment + 1)
+
+
+def _lay_sharing(
+    batch: PackedBatch, row: int, cursor: Cursor, prompt: np.ndarray, sequences: list[Sequence]
+) -> Cursor:
+    """A prompt, then of each sequence only what comes after it."""
+    place, prediction, shared = cursor
+    at = np.arange(place, place + len(prompt))
+    _lay_places(batch, row, at, prompt, 0, (shared, shared))
+    place, last = place + len(prompt), at[-1:]
+    for segment, sequence in enumerate(sequences, shared + 1):
+        response = sequence.tokens[len(prompt) :]
+        at = np.arange(place, place + len(response) - 1)
+        _lay_places(batch, row, at, response[:-1], len(prompt), (segment, shared))
+        sources = np.concatenate([last, at])
+        _lay_predictions(batch, row, Cursor(place, prediction, segment), sources, sequence)
+        place, prediction = place + len(at), prediction + len(sources)
+    return Cursor(place, prediction, shared + 1 + len(sequences))
+
+
+def _lay_places(
+    batch: PackedBatch,
+    row: int,
+    at: np.ndarray,
+    tokens: np.ndarray,
+    position: int,
+    ids: tuple[int, int],
+) -> None:
+    batch.tokens[row, at] = tokens
+    batch.positions[row, at] = np.arange(position, position + len(at))
+    batch.segment_ids[row, at], batch.prefix_ids[row, at] = ids
+
+
+def _lay_predictions(
+    batch: PackedBatch, row: int, cursor: Cursor, sources: np.ndarray, sequence: Sequence
+) -> None:
+    """The last `len(sources)` tokens, each predicted at its source."""
+    count = len(sources)
+    end = cursor.prediction + count
+    where = slice(cursor.prediction, end)
+    batch.sources[row, where] = sources
+    batch.targets[row, where] = sequence.tokens[len(sequence.tokens) - count :]
+    batch.sequence_ids[row, where] = cursor.segment
+    batch.prompt_ids[row, where] = sequence.prompt_id
     if sequence.mask is None:
-        batch.mask[row, start:end] = True
+        batch.mask[row, where] = True
     for name in _RESPONSE_FIELDS:
         values = getattr(sequence, name)
         if values is not None and len(values):
             getattr(batch, name)[row, end - len(values) : end] = values
-    return end
 
 
 def split_micro(batch: PackedBatch, rows_per_micro: int) -> tuple[PackedBatch, int]:
@@ -120,6 +234,6 @@ def split_micro(batch: PackedBatch, rows_per_micro: int) -> tuple[PackedBatch, i
     if rows % rows_per_micro:
         raise ValueError(f"{rows} rows do not split into micro-batches of {rows_per_micro}")
     shape = (rows // rows_per_micro, rows_per_micro, length)
-    fields = {f.name: getattr(batch, f.name).reshape(shape) for f in dataclasses.fields(batch)}
+    fields = {name: getattr(batch, name).reshape(shape) for name in FIELDS}
     used = int(np.sum(np.any(fields["segment_ids"] > 0, axis=(1, 2))))
     return PackedBatch(**fields), used

@@ -9,6 +9,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from r1jax.mesh import constrain
 from r1jax.models import Transformer
 from r1jax.models.transformer import head_kernel
 from r1jax.objectives.policy import (
@@ -91,11 +92,19 @@ def make_update(
 def forward_logprobs(
     module: Transformer, params: Params, micro: PackedBatch, temperature: float
 ) -> tuple[Array, Array]:
-    """(log-prob of every target, entropy) of a packed micro-batch."""
-    inputs = (micro.tokens, micro.positions, micro.segment_ids)
+    """(log-prob of every target that counts, entropy) of a packed micro-batch."""
+    inputs = (micro.tokens, micro.positions, micro.segment_ids, micro.prefix_ids)
     hidden = cast(Array, module.apply({"params": params}, *inputs, method="hidden"))
-    head = head_kernel(module.config, params)
-    return token_logprobs(hidden, head, micro.targets, temperature=temperature)
+    # Collected over `fsdp` once, not at every chunk.
+    head = constrain(head_kernel(module.config, params), None, "vocab")
+    return token_logprobs(
+        hidden,
+        head,
+        micro.targets,
+        temperature=temperature,
+        mask_BC=micro.mask,
+        sources_BC=micro.sources,
+    )
 
 
 def make_policy_loss(
@@ -114,7 +123,7 @@ def make_policy_loss(
             logp_old=None if on_policy else micro.logp_behavior,
             advantages=micro.advantages,
             mask=micro.mask,
-            segment_ids=micro.segment_ids,
+            segment_ids=micro.sequence_ids,
             logp_ref=micro.logp_ref if objective.needs_reference else None,
             logp_behavior=micro.logp_behavior,
             entropy=entropy,
@@ -131,7 +140,7 @@ def make_policy_weights(objective: PolicyObjective) -> WeighFn:
     def weigh(batch: PackedBatch) -> Array:
         flat = jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), batch)
         weights = token_weights(
-            objective, flat.mask, segment_ids=flat.segment_ids, prompt_ids=flat.prompt_ids
+            objective, flat.mask, segment_ids=flat.sequence_ids, prompt_ids=flat.prompt_ids
         )
         return weights.reshape(batch.mask.shape)
 

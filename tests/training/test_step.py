@@ -205,7 +205,8 @@ def test_unused_micro_batches_are_never_computed():
     tokens[4:] = 10**6
     poisoned = run(update, dataclasses.replace(batch, tokens=tokens))
     jax.tree.map(np.testing.assert_array_equal, poisoned, run(update, batch))
-    broken, _ = run(update, dataclasses.replace(batch, tokens=tokens), used=2)
+    counted = dataclasses.replace(batch, tokens=tokens, mask=np.ones_like(batch.mask))
+    broken, _ = run(update, counted, used=2)
     assert np.isnan(broken["embedding"]).any()
 
 
