@@ -116,7 +116,12 @@ class BatchConfig:
     """How an update is cut up. Changes memory and speed, never the result."""
 
     tokens_per_device: int = 8192  # of one micro-batch
-    row_length: int = 0  # 0 = just the longest prompt and response
+    row_length: int = (
+        0  # 0 = just the longest prompt and response; or a prompt and all that share it
+    )
+    # Prompts of this many tokens or more are computed once for the responses that share a row with
+    # them; None = never.
+    share_prompts_from: int | None = 64
 
 
 @dataclasses.dataclass(frozen=True)

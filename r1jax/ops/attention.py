@@ -33,6 +33,11 @@ def make_places(
     return Places(index, *arrays)
 
 
+def can_share_prompts(backend: str) -> bool:
+    """Whether the backend honours `prefix_ids`."""
+    return backend == "xla"
+
+
 def attend(
     q_BTNH: Float[Array, "B T N H"],
     k_BTKH: Float[Array, "B T K H"],

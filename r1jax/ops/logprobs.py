@@ -1,6 +1,7 @@
 """Log-probabilities and entropy of chosen tokens without ever holding `[tokens, vocab]`."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,10 +44,9 @@ def token_logprobs(
         jnp.pad(jnp.take_along_axis(x, order, axis=1), extra) for x in (sources_BC, targets_BC)
     )
     hidden = jnp.take_along_axis(hidden_BTD, sources[..., None], axis=1)
-    found = _chunked(
-        columns, hidden, head_DV, targets, jnp.asarray(temperature, jnp.float32),
-        -(-needed // columns),
-    )  # fmt: skip
+    chunks = -(-needed // columns)
+    temperature = jnp.asarray(temperature, jnp.float32)
+    found: Any = _chunked(columns, hidden, head_DV, targets, temperature, chunks)
     back = jnp.argsort(order, axis=1)
     logp, entropy = (jnp.take_along_axis(x[:, :places], back, axis=1) for x in found)
     return logp, entropy

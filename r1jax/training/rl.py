@@ -14,19 +14,17 @@ from jaxtyping import Array
 from r1jax import rollout
 from r1jax.monitor.metrics import rollout_metrics
 from r1jax.objectives import advantages as advantages_lib
-from r1jax.ops import packing
 from r1jax.training.adapters import make_adapter_update
+from r1jax.training.batches import make_batches, rl_batch_shape
 from r1jax.training.checkpoint import Checkpoints
 from r1jax.training.grading import grade_rollouts
 from r1jax.training.optimizer import make_optimizer
 from r1jax.training.session import Session
 from r1jax.training.setup import (
-    BatchShape,
     Setup,
     abstract_state,
     fresh_params,
     fresh_state,
-    make_batch_shape,
     require_same_origin,
 )
 from r1jax.training.step import (
@@ -62,7 +60,7 @@ def train_rl(session: Session, base_params: Params) -> TrainState:
     checkpoints = session.checkpoints(PHASE)
     step, state, books = start_or_resume(session, checkpoints, optimizer, base_params)
     reference = base_params if config.objective.needs_reference else None
-    shape = minibatch_shape(setup)
+    shape = rl_batch_shape(config, setup.mesh, setup.module.config.attention)
     update = make_rl_update(setup, optimizer, base_params)
     log = StepLog(session, books, step)
     while step < config.rl.steps:
@@ -76,7 +74,7 @@ def train_rl(session: Session, base_params: Params) -> TrainState:
         with clock("grade"):
             graded = grade(setup, rollouts, step)
         with clock("pack"):
-            batches = make_batches(setup, shape, graded, compute_advantages(setup, graded), step)
+            batches = make_batches(config, shape, graded, compute_advantages(setup, graded), step)
         with clock("update"):
             stats = []
             for batch, used in batches:
@@ -183,45 +181,6 @@ def compute_advantages(setup: Setup, graded: Graded) -> np.ndarray:
 
 
 _group_normalized = jax.jit(advantages_lib.group_normalized, static_argnames=("scale", "eps"))
-
-
-def minibatch_shape(setup: Setup) -> BatchShape:
-    config = setup.config
-    sampled = config.rl.prompts_per_step * config.rl.samples_per_prompt
-    return make_batch_shape(
-        setup,
-        sequences=sampled // config.rl.updates_per_step,
-        longest=config.data.max_prompt_tokens + config.sampling.max_tokens,
-    )
-
-
-def make_batches(
-    setup: Setup, shape: BatchShape, graded: Graded, advantages_R: np.ndarray, step: int
-) -> list[tuple[PackedBatch, int]]:
-    """The step's samples, dealt at random to its updates, packed: (batch, used micro-batches)."""
-    updates = setup.config.rl.updates_per_step
-    order = np.arange(len(advantages_R))
-    if updates > 1:
-        order = np.random.default_rng([setup.config.seed, step]).permutation(order)
-    batches = []
-    for rows in np.split(order, updates):
-        sequences = [to_sequence(graded, int(row), float(advantages_R[row])) for row in rows]
-        packed = packing.pack(sequences, row_length=shape.row_length, rows=shape.rows)
-        batches.append(packing.split_micro(packed, shape.rows_per_micro))
-    return batches
-
-
-def to_sequence(graded: Graded, row: int, advantage: float) -> packing.Sequence:
-    rollouts = graded.rollouts
-    prompt_index = row // rollouts.samples_per_prompt
-    response = rollouts.response(row)
-    return packing.Sequence(
-        tokens=np.concatenate([rollouts.prompts.tokens[prompt_index], response]),
-        mask=np.full(len(response), graded.valid[row]),
-        advantages=np.full(len(response), advantage, np.float32),
-        logp_behavior=rollouts.logp[row, : len(response)],
-        prompt_id=prompt_index,
-    )
 
 
 def with_reference(

@@ -185,37 +185,3 @@ def fresh_state(
         donate_argnums=0,
     )
     return make(params)
-
-
-@dataclasses.dataclass(frozen=True)
-class BatchShape:
-    """The one shape that every update of a phase is packed into."""
-
-    row_length: int
-    rows: int  # enough for the worst packing
-    rows_per_micro: int
-
-
-def make_batch_shape(setup: Setup, *, sequences: int, longest: int) -> BatchShape:
-    """Room for `sequences` of at most `longest` tokens, in micro-batches of the wanted size.
-
-    Unused micro-batches cost their place in host memory and nothing else.
-    """
-    batch = setup.config.batch
-    row_length = batch.row_length or _round_up(longest, 8)
-    if row_length < longest:
-        raise UserError(
-            f"config.batch.row_length={row_length}: a prompt and response can have {longest} "
-            "tokens; raise it, or use 0 for the least that fits"
-        )
-    devices = math.prod(setup.mesh.shape[axis] for axis in mesh_lib.BATCH_AXES)
-    rows_per_micro = max(1, batch.tokens_per_device // row_length) * devices
-    # Best fit opens a row only when no other has room, so every row but the last holds this many.
-    per_row = max(1, row_length // longest)
-    rows = -(-sequences // per_row)
-    rows_per_micro = min(rows_per_micro, _round_up(rows, devices))
-    return BatchShape(row_length, _round_up(rows, rows_per_micro), rows_per_micro)
-
-
-def _round_up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple

@@ -5,15 +5,14 @@ import numpy as np
 
 from r1jax.data.tasks import documents_at
 from r1jax.ops import packing
+from r1jax.training.batches import BatchShape, make_batch_shape, pack_micro
 from r1jax.training.optimizer import make_optimizer
 from r1jax.training.session import Session
 from r1jax.training.setup import (
-    BatchShape,
     Setup,
     abstract_state,
     fresh_params,
     fresh_state,
-    make_batch_shape,
 )
 from r1jax.training.step import (
     make_supervised_loss,
@@ -50,7 +49,8 @@ def _train(session, state, optimizer, checkpoints, first):
     steps = setup.config.pretrain.steps
     every = setup.config.checkpoint.every
     shape = make_batch_shape(
-        setup,
+        setup.config.batch,
+        setup.mesh,
         sequences=setup.config.pretrain.documents_per_step,
         longest=setup.config.data.max_prompt_tokens + setup.config.sampling.max_tokens,
     )
@@ -91,5 +91,4 @@ def corpus_batch(setup: Setup, shape: BatchShape, step: int) -> tuple[PackedBatc
         sequences.append(
             packing.Sequence(np.array(start + end, np.int32), mask=np.ones(len(end), bool))
         )
-    packed = packing.pack(sequences, row_length=shape.row_length, rows=shape.rows)
-    return packing.split_micro(packed, shape.rows_per_micro)
+    return pack_micro(sequences, shape)

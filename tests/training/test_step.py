@@ -195,6 +195,61 @@ def test_packing_does_not_change_an_update():
     np.testing.assert_allclose(stats["loss"], wanted["loss"], rtol=1e-6)
 
 
+# Moves nothing; its state is the gradient, to the last bit.
+GRADIENT_ITSELF = optax.GradientTransformation(
+    init=lambda params: jax.tree.map(jnp.zeros_like, params),
+    update=lambda grads, state, params: (jax.tree.map(jnp.zeros_like, grads), grads),
+)
+
+
+def groups_of_sequences(seed, *, prompts, samples, longest):
+    """`samples` responses to each prompt, of lengths from 1 up; some tokens do not count."""
+    rng = np.random.default_rng(seed)
+    for prompt_id in range(prompts):
+        prompt = rng.integers(0, 24, int(rng.integers(1, longest - 1)))
+        for _ in range(samples):
+            length = int(rng.integers(1, longest - len(prompt) + 1))
+            yield packing.Sequence(
+                tokens=np.concatenate([prompt, rng.integers(0, 24, length)]),
+                mask=rng.random(length) < 0.8,
+                advantages=np.full(length, rng.normal()),
+                logp_behavior=-rng.exponential(1.0, length),
+                prompt_id=prompt_id,
+            )
+
+
+@pytest.mark.parametrize(
+    ("row_length", "aggregation"), [(14, "token_mean"), (40, "prompt_mean"), (40, "constant")]
+)
+def test_sharing_prompts_does_not_change_an_update(row_length, aggregation):
+    """Rows of one group and a half, and rows of several groups; a group may span rows."""
+    sequences = list(groups_of_sequences(3, prompts=4, samples=5, longest=12))
+    length = 12 if aggregation == "constant" else None
+    objective = PolicyObjective(aggregation=aggregation, constant_length=length)
+    loss = step.make_policy_loss(tiny()[0], objective, temperature=1.0, on_policy=False)
+    update = jax.jit(
+        functools.partial(
+            step.update_step,
+            loss_fn=loss,
+            weigh=step.make_policy_weights(objective),
+            optimizer=GRADIENT_ITSELF,
+        )
+    )
+    results = []
+    for share in (False, True):
+        batch = packing.pack(sequences, row_length=row_length, rows=20, share_prompts=share)
+        state = step.init_state(tiny()[1], GRADIENT_ITSELF)
+        state, stats = update(state, *packing.split_micro(batch, 4))
+        results.append(((batch.segment_ids > 0).sum(), state.opt_state, stats))
+    (places, wanted_grads, wanted), (fewer_places, grads, stats) = results
+    assert fewer_places < 0.8 * places
+    difference = optax.tree.norm(optax.tree.sub(grads, wanted_grads))
+    assert difference < 1e-6 * optax.tree.norm(wanted_grads)
+    assert stats.keys() == wanted.keys()
+    for name, value in wanted.items():
+        np.testing.assert_allclose(stats[name], value, rtol=2e-6, atol=2e-7, err_msg=name)
+
+
 def test_unused_micro_batches_are_never_computed():
     """A token outside the vocabulary reads NaN, which would reach every gradient."""
     update = make_policy_update()

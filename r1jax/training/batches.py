@@ -1,0 +1,114 @@
+"""From sequences to micro-batches of one fixed shape: rows, and how many a device takes at once."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from r1jax.config import BatchConfig, Config
+from r1jax.errors import UserError
+from r1jax.ops import packing
+from r1jax.ops.attention import BLOCK, can_share_prompts
+from r1jax.types import Graded, PackedBatch
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchShape:
+    """The one shape that every update of a phase is packed into."""
+
+    row_length: int
+    rows: int  # enough for the worst packing
+    rows_per_micro: int
+    share_prompts: bool = False
+
+
+def make_batch_shape(
+    batch: BatchConfig,
+    mesh: jax.sharding.Mesh,
+    *,
+    sequences: int,
+    longest: int,
+    shared_prompt: int = 0,
+    sharers: int = 1,
+) -> BatchShape:
+    """Room for `sequences` of at most `longest` tokens, in micro-batches of the wanted size.
+
+    With a `shared_prompt`, rows have room for one prompt and all of its `sharers`, as far as one
+    micro-batch goes. Unused micro-batches cost their place in host memory and nothing else.
+    """
+    row_length = batch.row_length or _round_up(longest, 8)
+    if not batch.row_length and shared_prompt:
+        group = shared_prompt + sharers * (longest - shared_prompt)
+        row_length = max(row_length, _round_up(min(group, batch.tokens_per_device), BLOCK))
+    if row_length < longest:
+        raise UserError(
+            f"config.batch.row_length={row_length}: a prompt and response can have {longest} "
+            "tokens; raise it, or use 0 for the least that fits"
+        )
+    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    rows_per_micro = max(1, batch.tokens_per_device // row_length) * devices
+    # Best fit opens a row only when no other has room, so every row but the last holds this many.
+    per_row = max(1, row_length // longest)
+    rows = -(-sequences // per_row)
+    rows_per_micro = min(rows_per_micro, _round_up(rows, devices))
+    return BatchShape(
+        row_length, _round_up(rows, rows_per_micro), rows_per_micro, shared_prompt > 0
+    )
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def rl_batch_shape(config: Config, mesh: jax.sharding.Mesh, attention: str) -> BatchShape:
+    """The shape of an RL update. Prompts are shared where they are long enough to be worth it."""
+    prompt, group = config.data.max_prompt_tokens, config.rl.samples_per_prompt
+    least = config.batch.share_prompts_from
+    shares = least is not None and prompt >= least and can_share_prompts(attention)
+    return make_batch_shape(
+        config.batch,
+        mesh,
+        sequences=config.rl.prompts_per_step * group // config.rl.updates_per_step,
+        longest=prompt + config.sampling.max_tokens,
+        shared_prompt=prompt if shares else 0,
+        sharers=group,
+    )
+
+
+def make_batches(
+    config: Config, shape: BatchShape, graded: Graded, advantages_R: np.ndarray, step: int
+) -> list[tuple[PackedBatch, int]]:
+    """The step's samples, dealt at random to its updates, packed: (batch, used micro-batches)."""
+    updates = config.rl.updates_per_step
+    order = np.arange(len(advantages_R))
+    if updates > 1:
+        order = np.random.default_rng([config.seed, step]).permutation(order)
+    batches = []
+    for rows in np.split(order, updates):
+        sequences = [to_sequence(graded, int(row), float(advantages_R[row])) for row in rows]
+        batches.append(pack_micro(sequences, shape))
+    return batches
+
+
+def pack_micro(sequences: list[packing.Sequence], shape: BatchShape) -> tuple[PackedBatch, int]:
+    """(micro-batches, how many of them are used)."""
+    packed = packing.pack(
+        sequences,
+        row_length=shape.row_length,
+        rows=shape.rows,
+        share_prompts=shape.share_prompts,
+    )
+    return packing.split_micro(packed, shape.rows_per_micro)
+
+
+def to_sequence(graded: Graded, row: int, advantage: float) -> packing.Sequence:
+    rollouts = graded.rollouts
+    prompt_index = row // rollouts.samples_per_prompt
+    response = rollouts.response(row)
+    return packing.Sequence(
+        tokens=np.concatenate([rollouts.prompts.tokens[prompt_index], response]),
+        mask=np.full(len(response), graded.valid[row]),
+        advantages=np.full(len(response), advantage, np.float32),
+        logp_behavior=rollouts.logp[row, : len(response)],
+        prompt_id=prompt_index,
+    )
