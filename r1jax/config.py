@@ -119,9 +119,9 @@ class BatchConfig:
     row_length: int = (
         0  # 0 = just the longest prompt and response; or a prompt and all that share it
     )
-    # Prompts of this many tokens or more are computed once for the responses that share a row with
-    # them; None = never.
-    share_prompts_from: int | None = 64
+    # Whether responses that share a row share their prompt's places too; None = where prompts are
+    # long: at least as long as responses, and as a block of attention.
+    share_prompts: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -63,8 +63,14 @@ def _round_up(value: int, multiple: int) -> int:
 def rl_batch_shape(config: Config, mesh: jax.sharding.Mesh, attention: str) -> BatchShape:
     """The shape of an RL update. Prompts are shared where they are long enough to be worth it."""
     prompt, group = config.data.max_prompt_tokens, config.rl.samples_per_prompt
-    least = config.batch.share_prompts_from
-    shares = least is not None and prompt >= least and can_share_prompts(attention)
+    shares = config.batch.share_prompts
+    if shares is None:
+        is_long = prompt >= max(config.sampling.max_tokens, BLOCK)
+        shares = is_long and can_share_prompts(attention)
+    elif shares and not can_share_prompts(attention):
+        raise UserError(
+            f"config.batch.share_prompts: attention {attention!r} cannot do it; leave it out"
+        )
     return make_batch_shape(
         config.batch,
         mesh,

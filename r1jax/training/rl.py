@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from r1jax import rollout
+from r1jax.config import Config
 from r1jax.monitor.metrics import rollout_metrics
 from r1jax.objectives import advantages as advantages_lib
 from r1jax.training.adapters import make_adapter_update
@@ -74,7 +75,7 @@ def train_rl(session: Session, base_params: Params) -> TrainState:
         with clock("grade"):
             graded = grade(setup, rollouts, step)
         with clock("pack"):
-            batches = make_batches(config, shape, graded, compute_advantages(setup, graded), step)
+            batches = make_batches(config, shape, graded, compute_advantages(config, graded), step)
         with clock("update"):
             stats = []
             for batch, used in batches:
@@ -168,13 +169,13 @@ def grade(setup: Setup, rollouts: Any, step: int) -> Graded:
     )
 
 
-def compute_advantages(setup: Setup, graded: Graded) -> np.ndarray:
+def compute_advantages(config: Config, graded: Graded) -> np.ndarray:
     """One advantage per response, [R]."""
     shape = (len(graded.rollouts.prompts), graded.rollouts.samples_per_prompt)
     advantages_PG = _group_normalized(
         graded.rewards.reshape(shape),
-        scale=setup.config.rl.advantage_scale,
-        eps=setup.config.rl.advantage_eps,
+        scale=config.rl.advantage_scale,
+        eps=config.rl.advantage_eps,
         valid=graded.valid.reshape(shape),
     )
     return np.asarray(advantages_PG).reshape(-1)
