@@ -16,8 +16,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from r1jax.mesh import fitting_spec
 from r1jax.models.config import ModelConfig, MoeConfig
-from r1jax.types import Params
 from r1jax.ops.linear import linear
+from r1jax.types import Params
 
 
 class Routing(NamedTuple):

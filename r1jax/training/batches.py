@@ -1,10 +1,12 @@
 """From sequences to micro-batches of one fixed shape: rows, and how many a device takes at once."""
 
 import dataclasses
+import math
 
 import jax
 import numpy as np
 
+from r1jax import mesh as mesh_lib
 from r1jax.config import BatchConfig, Config
 from r1jax.errors import UserError
 from r1jax.ops import packing
@@ -45,7 +47,7 @@ def make_batch_shape(
             f"config.batch.row_length={row_length}: a prompt and response can have {longest} "
             "tokens; raise it, or use 0 for the least that fits"
         )
-    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    devices = math.prod(mesh.shape[axis] for axis in mesh_lib.BATCH_AXES)
     rows_per_micro = max(1, batch.tokens_per_device // row_length) * devices
     # Best fit opens a row only when no other has room, so every row but the last holds this many.
     per_row = max(1, row_length // longest)
