@@ -6,6 +6,7 @@ Training reads whole packed rows (`hidden`, `__call__`). Decoding keeps a cache 
 into a list of layers once per policy version, because slicing a stack inside the loop copies it.
 """
 
+import dataclasses
 import functools
 import operator
 from collections.abc import Mapping, Sequence
@@ -68,6 +69,8 @@ PARAM_AXES: Mapping[str, tuple[str | None, ...]] = {
     "attention_norm": ("embed",),
     "mlp_norm": ("embed",),
     "final_norm": ("embed",),
+    "score": ("embed",),
+    "score_bias": (None,),
 }
 
 
@@ -395,6 +398,13 @@ def init_params(module: Transformer, seed: int | jax.Array) -> Params:
     tokens = jnp.zeros((1, 2), jnp.int32)
     key = jax.random.key(seed, impl="threefry2x32")
     return module.init(key, tokens, method="touch")["params"]
+
+
+def without_head(module: Transformer, params: Params) -> tuple[Transformer, Params]:
+    """The backbone, for who reads its hidden states only."""
+    config = dataclasses.replace(module.config, tied_head=True, mtp=False)
+    dropped = ("head", "mtp")
+    return Transformer(config), {k: leaf for k, leaf in params.items() if k not in dropped}
 
 
 def head_kernel(config: ModelConfig, params: Params) -> Float[Array, "D V"]:

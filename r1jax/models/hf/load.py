@@ -19,8 +19,9 @@ from jax.typing import DTypeLike
 
 from r1jax import mesh as mesh_lib
 from r1jax.errors import UserError
+from r1jax.models import heads
 from r1jax.models.config import ModelConfig
-from r1jax.models.hf import files, fp8, names
+from r1jax.models.hf import files, fp8, names, scored
 from r1jax.models.hf.config import read_config
 from r1jax.models.hf.hub import find_folder
 from r1jax.models.transformer import Transformer, init_params, logical_axes
@@ -38,7 +39,7 @@ def load(
     mesh: jax.sharding.Mesh | None = None,
     **changes: Any,
 ) -> tuple[Transformer, Params]:
-    """(module, parameters) of a Hugging Face folder or hub id.
+    """(module, parameters) of a Hugging Face folder or hub id; of a reward model, with its head.
 
     dtype: of the parameters; None = as the files have them. Train from float32.
     compute_dtype: of activations; None = the parameters' (float32 for float16).
@@ -47,7 +48,7 @@ def load(
     """
     folder = find_folder(source)
     path = folder / "config.json"
-    fields = files.read_json(path)
+    fields, bias = scored.as_backbone(files.read_json(path), str(path))
     said = read_config(fields, where=str(path))
     config = dataclasses.replace(said, **changes)
     tensors = files.open_folder(folder)
@@ -57,6 +58,8 @@ def load(
     if said.mtp:
         tensors, config = _settle_mtp(tensors, config)
     shapes = jax.eval_shape(functools.partial(init_params, Transformer(config)), 0)
+    if bias is not None:
+        shapes = {**shapes, **heads.shapes(config.width, bias=bias)}
     _check_tensors(folder, tensors, names.pieces(shapes), names.copies(shapes))
     known = names.sources(shapes)
     sources = jax.tree_util.tree_map_with_path(lambda path, _: known[names.path_of(path)], shapes)

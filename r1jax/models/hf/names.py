@@ -102,6 +102,8 @@ SOURCES: Mapping[str, Source] = {
     "mtp/output_norm": Source("model.layers.{}.shared_head.norm.weight"),
     "final_norm": Source("model.norm.weight"),
     "head": Source(HEAD, 1),
+    "score": Source("score.weight", 1),
+    "score_bias": Source("score.bias"),
 }
 
 

@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 
 from r1jax.errors import UserError
 from r1jax.models import lora
-from r1jax.models.hf import files, names
+from r1jax.models.hf import files, names, scored
 from r1jax.models.hf.config import KEPT, write_config
 from r1jax.models.transformer import Transformer
 from r1jax.types import Params
@@ -98,7 +98,7 @@ def _settings(
 ) -> dict[str, Any]:
     """`config.json`: ours, and the token ids of the tokenizer or of the folder it came from."""
     wide = params["embedding"].dtype if dtype is None else jnp.dtype(dtype)
-    settings = write_config(module.config, dtype=wide.name)
+    settings = scored.with_head(write_config(module.config, dtype=wide.name), params)
     if source is not None:
         before = files.read_json(source / "config.json")
         settings |= {name: before[name] for name in sorted(KEPT & set(before))}
