@@ -4,6 +4,7 @@ Unlike `concurrent.futures`, nothing of this keeps the process alive: a judge th
 hour is not waited for at the end.
 """
 
+import atexit
 import contextlib
 import queue
 import threading
@@ -32,6 +33,7 @@ class Lanes:
         ]
         for thread in self._threads:
             thread.start()
+        atexit.register(self.close)
 
     def call(self, task: Task) -> Future[Any]:
         """The future result of `task(lane)`, or `task()` without lanes of a kind."""
@@ -45,6 +47,7 @@ class Lanes:
 
     def close(self) -> None:
         """Drop what waits, end idle threads; what runs is waited for a moment only."""
+        atexit.unregister(self.close)
         self._closed.set()
         for _ in self._threads:
             self._queue.put(None)

@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -211,6 +212,32 @@ def test_nothing_is_left_when_it_is_closed():
     assert not names
     assert children.read_text() == ""
     assert sorted(p for p in os.listdir("/tmp") if p.startswith("r1jax-")) == before
+
+
+def test_a_grader_that_nobody_closed_leaves_nothing():
+    """The lowest level keeps a directory of the host while its sandbox lives."""
+    code = (
+        "from r1jax.rewards.compose import Reward\n"
+        "from r1jax.rewards.grader import Grader\n"
+        "from r1jax.rewards.samples import Sample\n"
+        "grader = Grader(Reward({'accuracy': 1.0}, {'code': {'level': 1}}))\n"
+        f"item = {{'question': '?', 'tests': {TESTS!r}, 'task': 'code'}}\n"
+        f"(grade,) = grader.grade([Sample({PROGRAM!r}, item)])\n"
+        "import os; print(grade.reward, [p for p in os.listdir('.') if p.startswith('r1jax-')])\n"
+    )
+    with tempfile.TemporaryDirectory() as place:  # pytest's own is closed to the spare user
+        os.chmod(place, 0o755)
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "TMPDIR": place},
+            cwd=place,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.stdout.startswith("1.0 ['r1jax-code-"), done.stdout + done.stderr
+        assert not os.listdir(place)
 
 
 def test_a_process_that_ends_in_the_middle_ends_at_once():
