@@ -44,6 +44,7 @@ setup(
         "cuda": ["jax[cuda13]>=0.10.2"],
         "hf": HF,
         "data": ["pyarrow", "datasets", "tensorflow-datasets", "array_record"],
+        "rewards": ["lingua-language-detector>=2.1.1", "reasoning-gym>=0.1.25"],
         "oracle": ["torch>=2.13", "transformers>=5.12", "trl>=1.16", "omegaconf>=2.3"],
         "notebooks": ["jupyterlab", "nbclient", "matplotlib"],
         "tensorboard": ["tensorboardX>=2.6.5"],

@@ -19,6 +19,7 @@ from r1jax.rewards import judge as judge_lib
 from r1jax.rewards import language as language_lib
 from r1jax.rewards import length, repetition, scores
 from r1jax.rewards.judge import client
+from r1jax.rewards.language import latin
 from r1jax.rewards.samples import Sample
 
 Part = Callable[..., Any]
@@ -53,16 +54,31 @@ def language(
     target: str,
     form: Literal["hardened", "ratio"] = "hardened",
     neutral: float | None = None,
+    lingua: Sequence[str] = (),
 ) -> float | None:
-    """Language consistency of the thoughts; `neutral` where there is too little to judge."""
-    if form == "ratio":
-        value = language_lib.consistency(sample.text, target)
-    elif form == "hardened":
-        prompt = str(sample.item.get("question", ""))
-        value = language_lib.hardened(sample.text, target, prompt=prompt)
-    else:
+    """Language consistency of the thoughts; `neutral` where there is too little to judge.
+
+    `lingua` names the languages that may occur, and has lingua tell them apart.
+    """
+    if form not in ("hardened", "ratio"):
         raise ValueError(f"form={form!r}: must be hardened or ratio")
+    detector = _lingua(tuple(lingua)) if lingua else latin.detect
+    prompt = str(sample.item.get("question", "")) if form == "hardened" else ""
+    report = language_lib.report(sample.text, target, prompt=prompt, detector=detector)
+    value = report.hardened if form == "hardened" else report.ratio
     return neutral if value is None else value
+
+
+@functools.cache
+def _lingua(languages: tuple[str, ...]) -> latin.Detector:
+    try:
+        return latin.lingua_detector(languages)
+    except ImportError as error:
+        raise UserError(
+            "grading.settings.language.lingua: pip install lingua-language-detector"
+        ) from error
+    except AttributeError as error:
+        raise ValueError(f"lingua={list(languages)}: {error}") from error
 
 
 def soft_overlong(sample: Sample, *, max_len: int, cache: int) -> float:

@@ -26,6 +26,8 @@ CODE_KINDS = ("binary", "fraction", "tiers_strict", "tiers_soft")
 def name_of(item: Item, routes: Mapping[str, str]) -> str:
     """The verifier of an item: of its task, else of its domain, each first looked up in routes."""
     said = [str(item[key]) for key in ("task", "domain") if item.get(key)]
+    if not said and "puzzle" in item:
+        return "logic"
     for name in said or [DEFAULT]:
         name = routes.get(name, name)
         if name in KNOWN:
