@@ -88,6 +88,8 @@ HOSTILE = {
     "homoglyph of one": "І",
     "other digits": "१",
     "circled digit": "①",
+    "mixed number in a base": "3¼_2",
+    "base of a fraction": "12_{5/2}",
 }
 
 

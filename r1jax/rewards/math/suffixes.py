@@ -48,6 +48,7 @@ def subscript(p: Cursor, node: Node) -> Node:
         isinstance(node, Num)
         and isinstance(index, Num)
         and node.decimals is None
+        and node.value.denominator == index.value.denominator == 1
         and 2 <= index.value <= 36
     ):
         return Based(str(node.value), int(index.value))
