@@ -1,5 +1,6 @@
 """Parameters from where they are: a checkpoint that a run starts from, a run's own workdir."""
 
+import functools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from r1jax.config import Config
 from r1jax.errors import UserError
 from r1jax.models import Transformer, lora
 from r1jax.models.hf.hub import find_folder
+from r1jax.models.transformer import logical_axes
 from r1jax.training import rl, sft
 from r1jax.training.checkpoint import Checkpoints, fingerprint
 from r1jax.training.optimizer import make_optimizer
@@ -26,7 +28,9 @@ from r1jax.training.setup import (
 )
 from r1jax.training.start import is_run
 from r1jax.training.workdir import read_json
-from r1jax.types import Params, TrainState
+from r1jax.types import Params
+
+BASE = "base"  # checkpoints of a workdir that `r1jax convert` made
 
 
 def initial_params(setup: Setup) -> Params:
@@ -94,12 +98,34 @@ def load_policy(
 def load_base(setup: Setup, workdir: pathlib.Path) -> tuple[Params, int]:
     """(parameters before reinforcement learning, steps of their pre-training)"""
     pretrain = setup.config.pretrain
+    if (workdir / "checkpoints" / BASE).is_dir():
+        like = _abstract_base(setup)
+        _, params, _ = _restore(workdir / "checkpoints" / BASE, like)
+        return params, 0
     if not pretrain.steps:
         return initial_params(setup), 0
     optimizer = make_optimizer(pretrain.optim, pretrain.steps)
     directory = workdir / "checkpoints" / sft.PHASE
     step, state, _ = _restore(directory, abstract_state(setup, optimizer))
     return state.params, step
+
+
+def save_base(params: Params, workdir: pathlib.Path) -> None:
+    """Keep float32 parameters as what a workdir starts from."""
+    checkpoints = Checkpoints(workdir / "checkpoints" / BASE, keep=1)
+    checkpoints.save(0, params, {})
+    checkpoints.wait()
+    checkpoints.close()
+
+
+def _abstract_base(setup: Setup) -> Params:
+    shapes = jax.eval_shape(functools.partial(models.init_params, setup.module), 0)
+    shardings = mesh_lib.param_shardings(setup.mesh, shapes, logical_axes(shapes))
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
 
 
 def load_trained(setup: Setup, workdir: pathlib.Path) -> tuple[int, Params, dict[str, Any]]:
@@ -112,8 +138,8 @@ def load_trained(setup: Setup, workdir: pathlib.Path) -> tuple[int, Params, dict
 
 
 def _restore(
-    directory: pathlib.Path, like: TrainState, otherwise: str = ""
-) -> tuple[int, TrainState, dict[str, Any]]:
+    directory: pathlib.Path, like: Any, otherwise: str = ""
+) -> tuple[int, Any, dict[str, Any]]:
     """The newest good checkpoint."""
     if directory.is_dir():
         # `keep` counts for a writer only.

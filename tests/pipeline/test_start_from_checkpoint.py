@@ -1,5 +1,6 @@
 """A Hugging Face folder and a file of questions in, a trained Hugging Face folder out."""
 
+import errno
 import json
 import shutil
 
@@ -14,7 +15,7 @@ from hf_folder import make_folder
 from runs import assert_same_run, records
 
 from r1jax import models
-from r1jax.cli import main
+from r1jax.cli import convert, main
 from r1jax.data.hf_tokenizer import load_tokenizer
 from r1jax.models.hf import files
 
@@ -175,6 +176,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.slow
 def test_adapters_are_trained_saved_and_exported_beside_a_frozen_base(r1jax, tmp_path):
     run, moved = tmp_path / "run", tmp_path / "moved"
     flags = ["--config.lora.rank=2", "--config.lora.targets=('query', 'down')"]
@@ -210,6 +212,37 @@ def test_adapters_are_trained_saved_and_exported_beside_a_frozen_base(r1jax, tmp
     assert "no such folder" in r1jax("evaluate", run)[2]
     make_folder(moved, seed=1)
     assert "the weights are not those" in r1jax("evaluate", run)[2]
+
+
+def test_both_ways_between_the_hub_s_form_and_orbax(r1jax, tmp_path):
+    there, back = tmp_path / "there", tmp_path / "back"
+    assert f"--init_from={there}" in r1jax.done("convert", r1jax.model, f"--out={there}")
+    r1jax.done("convert", there, f"--out={back}", "--base", "--dtype=bfloat16")
+    before, after = files.open_folder(r1jax.model), files.open_folder(back)
+    assert set(before) == set(after)
+    for name in before:
+        assert before[name].array().tobytes() == after[name].array().tobytes()
+    assert {path.name for path in r1jax.model.iterdir()} == {path.name for path in back.iterdir()}
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_either_form_the_same(r1jax, tmp_path):
+    there, flags = tmp_path / "there", ("--config.rl.steps=2",)
+    r1jax.done("convert", r1jax.model, f"--out={there}")
+    r1jax.done(*r1jax.train(tmp_path / "a", *flags))
+    r1jax.done(*r1jax.train(tmp_path / "b", f"--init_from={there}", *flags))
+    assert records(tmp_path / "a") == records(tmp_path / "b")
+
+
+def test_a_full_disk_leaves_no_half_workdir(r1jax, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(convert, "save_base", full)
+    code, _, err = r1jax("convert", r1jax.model, f"--out={tmp_path / 'out'}")
+    assert code == 2
+    assert "nothing was saved: the disk is full" in err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_question_that_nobody_judges_is_named_before_the_first_step(r1jax, tmp_path):
