@@ -224,10 +224,16 @@ def balance_loss(moe: MoeConfig, routing: Mapping[str, Routing]) -> Float[Array,
     """
     total = functools.reduce(
         lambda left, right: jax.tree.map(jnp.add, left, right),
-        (jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), each) for each in routing.values()),
+        (_over_layers(each) for each in routing.values()),
     )
     tokens = jnp.maximum(total.tokens, 1)
     return moe.experts * jnp.sum((total.load / tokens) * (total.probability / tokens))
+
+
+def _over_layers(routing: Routing) -> Routing:
+    """The sum over a stack; the MTP module is one layer."""
+    axes = tuple(range(routing.tokens.ndim))
+    return Routing(*(jnp.sum(leaf, axis=axes) for leaf in routing))
 
 
 def rebalance(params: Params, routing: Mapping[str, Routing], *, speed: float) -> Params:

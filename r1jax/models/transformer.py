@@ -240,7 +240,7 @@ class _ScanBlock(nn.Module):
         return x, routing
 
 
-def _remat(block: Any, remat: str) -> Any:
+def _remat(block: Any, remat: str, *, scanned: bool) -> Any:
     if remat == "none":
         return block
     policy = {
@@ -248,7 +248,7 @@ def _remat(block: Any, remat: str) -> Any:
         "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     }[remat]
     # Inside a scan the loop itself keeps XLA from undoing the rematerialisation.
-    return nn.remat(block, policy=policy, prevent_cse=False)
+    return nn.remat(block, policy=policy, prevent_cse=not scanned)
 
 
 class Mtp(nn.Module):
@@ -309,7 +309,7 @@ class Transformer(nn.Module):
             self.head = self.param("head", normal, (c.width, c.vocab_size))
         for stack in c.stacks:
             scan = nn.scan(
-                _remat(_ScanBlock, c.remat),
+                _remat(_ScanBlock, c.remat, scanned=True),
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
                 in_axes=cast(Any, (*(nn.broadcast,) * 3, 0)),  # flax's hint says int
@@ -317,7 +317,7 @@ class Transformer(nn.Module):
             )
             setattr(self, stack.name, scan(c, stack.sparse))
         if c.mtp:
-            self.mtp = _remat(Mtp, c.remat)(c)
+            self.mtp = _remat(Mtp, c.remat, scanned=False)(c)
 
     def hidden(
         self,
