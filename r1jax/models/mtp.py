@@ -28,13 +28,15 @@ def mtp_loss(
 
     The sum over the places whose next place is of the same sequence and in `mask`; DeepSeek-V3
     adds 0.3, later 0.1, times its mean to the loss. `hidden` is what `module` made of this batch,
-    and gradients go through it.
+    and gradients go through it. Not for rows whose sequences share a prompt: a place's next one is
+    the one to its right.
     """
     inputs = (hidden, targets, positions, segment_ids)
     found = module.apply({"params": params}, *inputs, method="mtp_hidden")
     further, routing = cast(tuple[Array, dict[str, Routing]], found)
-    logp, _ = token_logprobs(further, head_kernel(module.config, params), _next(targets))
     counted = _next(mask) & (_next(segment_ids) == segment_ids) & (segment_ids > 0)
+    head = head_kernel(module.config, params)
+    logp, _ = token_logprobs(further, head, _next(targets), mask_BC=counted)
     return -jnp.sum(jnp.where(counted, logp, 0)), jnp.sum(counted, dtype=jnp.float32), routing
 
 
