@@ -4,6 +4,8 @@ import json
 import os
 import pathlib
 import shutil
+import socket
+import subprocess
 import sys
 import tracemalloc
 
@@ -508,12 +510,50 @@ def test_a_model_of_no_family_cannot_be_exported(changes, tmp_path):
     assert not os.listdir(tmp_path)
 
 
-def test_an_export_of_many_processes_is_refused(monkeypatch, tmp_path):
-    module, params = make_tiny()
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(UserError, match="2 processes"):
-        models.save_hf(module, params, tmp_path / "out")
-    assert not os.listdir(tmp_path)
+TOGETHER = """
+import pathlib, sys
+import jax
+from r1jax import mesh as mesh_lib, models
+from r1jax.errors import UserError
+number, port, folder, golden = sys.argv[1:]
+jax.config.update("jax_num_cpu_devices", 2)
+jax.distributed.initialize(f"localhost:{port}", 2, int(number))
+mesh = mesh_lib.make_mesh(1, 2, 2)
+module, params = models.load(golden, mesh=mesh)
+with mesh_lib.use(mesh):
+    models.save_hf(module, params, folder, shard_bytes=4000)
+    try:
+        models.save_hf(module, params, folder)
+    except UserError as error:
+        print(error)
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_share_a_model_write_one_folder(tmp_path):
+    """All of it is whole, and when the first cannot write, none waits for it."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    arguments = [str(port), str(tmp_path / "out"), str(GOLDEN / "qwen3_moe")]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TOGETHER, str(number), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    said = [process.communicate(timeout=240) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert "is there already" in said[0][0]
+    assert "process 0 could not write" in said[1][0]
+    before, after = files.open_folder(GOLDEN / "qwen3_moe"), files.open_folder(tmp_path / "out")
+    assert set(before) == set(after)
+    for name in before:
+        assert before[name].array().tobytes() == after[name].array().tobytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 class TokenizerStandIn:

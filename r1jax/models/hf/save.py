@@ -18,6 +18,7 @@ from r1jax.errors import UserError
 from r1jax.models import lora
 from r1jax.models.hf import files, names, scored
 from r1jax.models.hf.config import KEPT, write_config
+from r1jax.models.hf.gather import Take, write_together
 from r1jax.models.transformer import Transformer
 from r1jax.types import Params
 
@@ -44,24 +45,29 @@ def save_hf(
     like: the folder the model came from; tokenizer, chat template and generation settings are
         copied from it, and the token ids that its config names.
     dtype: of the tensors; None = the parameters'.
+
+    Where several processes hold the parameters, all call this and the first one writes.
     """
-    if jax.process_count() > 1:
-        raise UserError(
-            f"{directory}: {jax.process_count()} processes hold this model, and an export is "
-            "written by one; load the checkpoint in a single process and export there"
-        )
-    target = new_folder(directory)
     if tokenizer is not None and not hasattr(tokenizer, "save_pretrained"):
         raise UserError(
             f"{type(tokenizer).__name__} has no form that transformers reads; leave tokenizer out"
         )
     source = None if like is None else pathlib.Path(like)
     params = jax.jit(lora.merge)(params) if lora.is_joined(params) else params
-    settings = _settings(module, params, tokenizer, source, dtype)
-    with appearing_whole(target) as draft:
-        _write_weights(params, draft, dtype, shard_bytes)
-        files.write_json(draft / "config.json", settings)
-        _write_companions(draft, settings, tokenizer, source)
+    pieces = _pieces(params)
+    leaves = {
+        names.path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+
+    def write(take: Take) -> None:
+        target = new_folder(directory)
+        settings = _settings(module, params, tokenizer, source, dtype)
+        with appearing_whole(target) as draft:
+            _write_weights(pieces, leaves, take, draft, dtype, shard_bytes)
+            files.write_json(draft / "config.json", settings)
+            _write_companions(draft, settings, tokenizer, source)
+
+    write_together([(leaves[piece.path], piece.place) for piece in pieces.values()], write)
 
 
 def new_folder(directory: str | pathlib.Path) -> pathlib.Path:
@@ -107,17 +113,22 @@ def _settings(
     return {**{name: value for name, value in ids.items() if value is not None}, **settings}
 
 
-def _write_weights(
-    params: Params, folder: pathlib.Path, dtype: DTypeLike | None, shard_bytes: int
-) -> None:
+def _pieces(params: Params) -> dict[str, names.Piece]:
+    """Every tensor of the files, by name, in their order."""
     pieces = names.pieces(params)
     # What MTP shares is repeated in DeepSeek's files; a tied head is not in anybody's.
     copies = {copy: of for copy, of in names.copies(params).items() if copy != names.HEAD}
-    pieces |= {copy: pieces[original] for copy, original in copies.items()}
-    leaves = {
-        names.path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    }
+    return pieces | {copy: pieces[original] for copy, original in copies.items()}
 
+
+def _write_weights(
+    pieces: Mapping[str, names.Piece],
+    leaves: Mapping[str, Any],
+    take: Take,
+    folder: pathlib.Path,
+    dtype: DTypeLike | None,
+    shard_bytes: int,
+) -> None:
     def dtype_of(name: str) -> np.dtype:
         path = pieces[name].path
         return np.dtype(leaves[path].dtype if dtype is None else names.stored_dtype(path, dtype))
@@ -125,7 +136,7 @@ def _write_weights(
     def fetch(name: str) -> np.ndarray:
         """One tensor of one layer at a time comes to the host."""
         piece = pieces[name]
-        parameter = np.asarray(jax.device_get(leaves[piece.path][piece.place]))
+        parameter = take(leaves[piece.path], piece.place)
         return piece.source.to_tensor(parameter).astype(dtype_of(name))
 
     tensors = {name: (piece.shape, dtype_of(name)) for name, piece in pieces.items()}
