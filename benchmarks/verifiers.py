@@ -1,9 +1,10 @@
 """Accuracy and speed of the math verifier, beside math-verify where that is installed.
 
-    python benchmarks/verifiers.py [--cases FILE.jsonl] [--peer] [--wrong]
+    python benchmarks/verifiers.py [--cases FILE.jsonl] [--peer] [--wrong] [--code]
 
 A case is a JSON line with gold, pred, equal and kind. Both verifiers get the same strings in one
-process, one call a case. Write the numbers down together with the machine that they come from.
+process, one call a case. `--code` counts small programs a second at every sandbox level instead.
+Write the numbers down together with the machine that they come from.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from r1jax.rewards import math
+from r1jax.rewards import code, math
+from r1jax.rewards.code import levels
 
 CASES = Path(__file__).parent.parent / "tests" / "rewards" / "data" / "math_dev.jsonl"
 INTEGERS = 3000
@@ -113,12 +115,31 @@ def report_kinds(columns: dict[str, list[Result]]) -> None:
         print(f"{kind:<24}{count:>6}" + "".join(f"{share:>14.3f}" for share in shares))
 
 
+def report_code(runs: int = 200) -> None:
+    """Small programs a second, from an idle start."""
+    tests = {"type": "stdin", "cases": [{"input": "2", "output": "4"}]}
+    job = code.Job("print(2 * int(input()))", tests)
+    for level in (3, 2, 1):
+        if failure := levels.failure_of(level):
+            print(f"code, level {level}: {failure}")
+            continue
+        start = time.perf_counter()
+        verdicts = code.run_batch([job] * runs, level=level)
+        seconds = time.perf_counter() - start
+        passed = sum(verdict.status == "pass" for verdict in verdicts)
+        print(f"code, level {level}: {runs / seconds:.0f} runs/s, {passed} of {runs} pass")
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("--cases", type=Path, default=CASES)
     options.add_argument("--peer", action="store_true", help="measure math-verify too")
     options.add_argument("--wrong", action="store_true", help="print the cases that we get wrong")
+    options.add_argument("--code", action="store_true", help="measure the sandboxes instead")
     chosen = options.parse_args()
+    if chosen.code:
+        report_code()
+        return
     lines = chosen.cases.read_text(encoding="utf-8").splitlines()
     cases = [json.loads(line) for line in lines if line]
     verifiers: dict[str, Verify] = {"r1jax": ours}

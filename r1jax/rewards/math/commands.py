@@ -157,6 +157,7 @@ def _environment_name(p: Cursor) -> str:
 
 def _accented(p: Cursor, name: str) -> Node:
     inner = p.argument()
+    name = "vec" if name == "overrightarrow" else name
     if isinstance(inner, Sym):
         if inner.name in ("i", "j", "k") and name in ("hat", "vec"):
             return Sym(f"unit:{inner.name}")

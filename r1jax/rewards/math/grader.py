@@ -130,7 +130,7 @@ def _is_sentence(node: Node) -> bool:
 def judge(gold: Answer, pred: Answer, budget: Budget) -> tuple[bool | None, str]:
     """Compare two parsed answers."""
     if gold.text == pred.text or (
-        gold.plain and words.same_words(gold.plain, pred.plain) and _are_words(gold, pred)
+        gold.plain and words.same_words(gold.plain, pred.plain) and _are_words(gold)
     ):
         return True, "same text"
     choice = _judge_choice(gold, pred, budget)
@@ -159,8 +159,13 @@ def same_tokens(left: str, right: str) -> bool:
     return streams[0] == streams[1]
 
 
-def _are_words(gold: Answer, pred: Answer) -> bool:
-    return all(isinstance(node, Text) for node in (*gold.nodes, *pred.nodes))
+def _are_words(gold: Answer) -> bool:
+    """Words, or names in a list, of which a short one may look like a product of letters."""
+    return all(
+        isinstance(node, Text)
+        or (isinstance(node, Seq) and isinstance(node.items[0], Text) and gold.plain.isascii())
+        for node in gold.nodes
+    )
 
 
 def _judge_choice(gold: Answer, pred: Answer, budget: Budget) -> bool | None:

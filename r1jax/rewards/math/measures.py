@@ -135,9 +135,9 @@ def match_quantities(gold: Node, pred: Node, c: Comparer) -> bool | None:
     """Convertible units are converted; a missing unit is forgiven, a different dimension is not."""
     if not (isinstance(gold, Quantity) or isinstance(pred, Quantity)):
         return None
-    if _marked(gold, "%") or _marked(pred, "%"):
-        return False
     (a, unit_a), (b, unit_b) = _measured(gold), _measured(pred)
+    if (_marked(a, "%") is None) != (_marked(b, "%") is None):
+        return False
     if not units.compatible(unit_a, unit_b):
         return False
     if bool(unit_a.words) != bool(unit_b.words) and free_symbols(a if unit_a.words else b):

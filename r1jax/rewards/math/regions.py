@@ -94,6 +94,15 @@ def region_variable(node: Node) -> str | None:
     return None
 
 
+def region_variables(node: Node) -> set[str | None]:
+    """Those of all the conditions that are joined in a node."""
+    if isinstance(node, Call) and node.name in ("or", "and"):
+        return set().union(*map(region_variables, node.args))
+    if isinstance(node, Seq) and node.kind == "list" and all(map(is_regional, node.items)):
+        return set().union(*map(region_variables, node.items))
+    return {region_variable(node)}
+
+
 def regions_equal(left: Node, right: Node, budget: Budget) -> bool:
     """Whether two set-like nodes are the same set. Raises `Undefined` if one has parameters."""
     with context().workdps(DPS):

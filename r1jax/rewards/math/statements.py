@@ -36,6 +36,7 @@ from r1jax.rewards.math.regions import (
     is_regional,
     is_setlike,
     region_variable,
+    region_variables,
     regions_equal,
 )
 from r1jax.rewards.math.sequences import count_signs, expand_signs, items_match
@@ -146,6 +147,8 @@ def match_regions(gold: Node, pred: Node, c: Comparer) -> bool | None:
     if not (is_regional(gold) or is_regional(pred)):
         return None
     gold, pred = (Sym("set:R") if node == Sym("R") else node for node in (gold, pred))
+    if any(len(region_variables(node)) > 1 for node in (gold, pred)):
+        return _match_conditions(gold, pred, c)
     if not (_region_side(gold) and _region_side(pred)):
         return match_chains(gold, pred, c)
     names = {region_variable(gold), region_variable(pred)} - {None}
@@ -160,6 +163,17 @@ def match_regions(gold: Node, pred: Node, c: Comparer) -> bool | None:
         same_ends = (a.low_closed, a.high_closed) == (b.low_closed, b.high_closed)
         return same_ends and c.tolerant(a.low, b.low) and c.tolerant(a.high, b.high)
     return match_chains(gold, pred, c)
+
+
+def _match_conditions(gold: Node, pred: Node, c: Comparer) -> bool:
+    """x > 0 and y > 0 is no set of reals: each condition has its like on the other side."""
+    sides = []
+    for node in (gold, pred):
+        parts = node.args if isinstance(node, Call) else (node,)
+        parts = node.items if isinstance(node, Seq) else parts
+        sides.append((isinstance(node, Call) and node.name == "or", list(parts)))
+    (gold_is_or, wanted), (pred_is_or, given) = sides
+    return gold_is_or == pred_is_or and items_match(wanted, given, False, c)
 
 
 def _region_side(node: Node) -> bool:
