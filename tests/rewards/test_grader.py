@@ -67,14 +67,14 @@ def test_pieces_may_be_submitted_early_and_collected_late():
 
 
 def test_submit_does_not_wait():
-    slow = "```python\nimport time\ntime.sleep(0.7)\nprint(2 * int(input()))\n```"
+    slow = "```python\nimport time\ntime.sleep(1.5)\nprint(2 * int(input()))\n```"
     with Grader(ACCURACY) as grader:
         grader.submit([codes(PROGRAM)]).collect()  # the sandbox is up
         start = time.monotonic()
         pending = grader.submit([codes(slow)])
-        assert time.monotonic() - start < 0.3
+        assert time.monotonic() - start < 1.0
         assert pending.collect()[0].accuracy.score == 1.0
-        assert time.monotonic() - start > 0.7
+        assert time.monotonic() - start > 1.5
 
 
 def test_equal_answers_are_judged_once():
@@ -92,7 +92,7 @@ def slow_part(tmp_path, monkeypatch):
     (tmp_path / "slow_part.py").write_text(
         "import time\n\ndef part(sample):\n"
         "    while sample.text == 'hang': pass\n"
-        "    time.sleep(0.3 if sample.text == 'slow' else 0)\n"
+        "    time.sleep(0.7 if sample.text == 'slow' else 0)\n"
         "    return 1.0\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -106,7 +106,7 @@ def text_samples(texts):
 
 
 def test_a_worker_that_hangs_costs_its_own_sample(slow_part):
-    with Grader(Reward({slow_part: 1.0}), Limits(workers=2, timeout_s=0.1)) as grader:
+    with Grader(Reward({slow_part: 1.0}), Limits(workers=2, timeout_s=0.4)) as grader:
         texts = ["a", "hang", "b", "c"]
         samples, grades = grader.finish(grader.submit(text_samples(texts)).collect())
     assert [grade.reward for grade in grades] == [1.0, None, 1.0, 1.0]
@@ -114,8 +114,10 @@ def test_a_worker_that_hangs_costs_its_own_sample(slow_part):
 
 
 def test_what_is_not_judged_by_the_deadline_is_masked(slow_part):
-    limits = Limits(workers=1, deadline_s=1.0)
+    limits = Limits(workers=1, deadline_s=2.0)
     with Grader(Reward({slow_part: 1.0}), limits) as grader:
+        while grader.grade(text_samples(["fast"]))[0].reward is None:
+            pass  # the worker is still starting
         samples, grades = grader.finish(grader.submit(text_samples(["slow"] * 8)).collect())
     rewards = [grade.reward for grade in grades]
     assert rewards[0] == 1.0
@@ -126,10 +128,10 @@ def test_what_is_not_judged_by_the_deadline_is_masked(slow_part):
 def test_programs_past_the_deadline_are_masked():
     sleeps = "```python\nimport time\ntime.sleep(0.6)\nprint(2)\n```"
     tests = {"type": "stdin", "cases": [{"input": "", "output": "2"}]}
-    with Grader(ACCURACY, Limits(workers=1, deadline_s=1.5)) as grader:
+    with Grader(ACCURACY, Limits(workers=1, deadline_s=3.0)) as grader:
         start = time.monotonic()
-        samples = grader.submit([codes(sleeps, tests)] * 6).collect()
-        assert time.monotonic() - start < 4
+        samples = grader.submit([codes(sleeps, tests)] * 20).collect()
+        assert time.monotonic() - start < 9
     scores = [sample.accuracy.score for sample in samples]
     assert scores[-1] is None
     assert set(scores) <= {1.0, None}
