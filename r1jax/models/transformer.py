@@ -2,14 +2,14 @@
 to decode.
 
 Training reads whole packed rows (`hidden`, `__call__`). Decoding keeps a cache per layer
-(`prefill`, `decode_token`) and takes its parameters through `prepare_decode_params`: cast, and cut
+(`prefill`, `extend`) and takes its parameters through `prepare_decode_params`: cast, and cut
 into a list of layers once per policy version, because slicing a stack inside the loop copies it.
 """
 
 import dataclasses
 import functools
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
 
 import flax.linen as nn
@@ -25,7 +25,7 @@ from r1jax.models.latent import LatentAttention
 from r1jax.models.moe import Moe, Routing, gated_mlp
 from r1jax.models.norm import rms_norm
 from r1jax.ops import attention, rope
-from r1jax.ops.kv_cache import LayerCache, write
+from r1jax.ops.kv_cache import Caches, LayerCache, grow, write
 from r1jax.ops.linear import linear
 from r1jax.ops.logprobs import compute_logits
 from r1jax.types import Params
@@ -197,27 +197,32 @@ class Block(lora.Adaptable):
         x, routing = self.finish(x, self.attention.merge(heads), segment_ids > 0)
         return x, self.attention.project_cached(normed, positions)[1:], routing
 
-    def decode(
+    def extend(
         self,
-        x: Float[Array, "R 1 D"],
-        positions: Int[Array, "R 1"],
+        x: Float[Array, "R C D"],
         window: int | None,
-        cache: LayerCache,
-    ) -> tuple[Float[Array, "R 1 D"], LayerCache]:
-        """One token per row; `positions` are also the cache slots."""
+        prefix: LayerCache | None,
+        suffix: LayerCache,
+        prefix_lengths: Int[Array, " R"],
+        filled: Int[Array, " R"],
+    ) -> tuple[Float[Array, "R C D"], LayerCache]:
+        """C more tokens per row, behind the prefix and what the suffix is filled with."""
+        positions = (prefix_lengths + filled)[:, None] + jnp.arange(x.shape[1])[None]
         normed = rms_norm(x, self.attention_norm, self.config.norm_eps)
         q, k, v = self.attention.project_cached(normed, positions)
-        cache = write(cache, k[:, 0], v[:, 0], positions[:, 0])
+        suffix = write(suffix, k, v, filled)
         heads = attention.attend_cache(
-            q[:, 0],
-            *self.attention.readable(cache),
-            lengths_R=positions[:, 0] + 1,
+            q,
+            None if prefix is None else self.attention.readable(prefix),
+            self.attention.readable(suffix),
+            prefix_lengths_R=prefix_lengths,
+            filled_R=filled,
             window=window,
             scale=self.attention.scale,
         )
-        attended = self.attention.merge_cached(heads[:, None])
+        attended = self.attention.merge_cached(heads)
         x, _ = self.finish(x, attended, jnp.ones(positions.shape, bool))
-        return x, cache
+        return x, suffix
 
 
 class _ScanBlock(nn.Module):
@@ -445,16 +450,98 @@ def prepare_decode_params(config: ModelConfig, params: Params) -> dict[str, Any]
     }
 
 
+def pinned(caches: Caches) -> Caches:
+    """Rows over the batch axes of the mesh, heads over `tensor`."""
+    return jax.tree.map(lambda leaf: constrain(leaf, "batch", "kv_heads", None, None), caches)
+
+
+def empty_caches(config: ModelConfig, rows: int, slots: int) -> Caches:
+    heads, key, value = config.cache_dims
+
+    def zeros(size: int) -> Array:
+        return jnp.zeros((rows, heads, slots, size), config.compute_dtype)
+
+    return pinned([LayerCache(zeros(key), zeros(value)) for _ in range(config.layers)])
+
+
+def extend(
+    config: ModelConfig,
+    decode_params: Mapping[str, Any],
+    tokens_RC: Int[Array, "R C"],
+    prefix: Caches | None,
+    suffix: Caches,
+    *,
+    prefix_lengths_R: Int[Array, " R"],
+    filled_R: Int[Array, " R"],
+) -> tuple[Float[Array, "R C D"], Caches]:
+    """Read C tokens per row behind what its caches hold; (hidden states after each, suffix).
+
+    Decoding is C = 1; checking a draft, and reading on in a long prompt, is C > 1.
+    """
+    x = embed(decode_params["embedding"], tokens_RC, config)
+    extended = []
+    kinds = zip(config.sparse_layers, config.layer_windows, strict=True)
+    for number, (sparse, window) in enumerate(kinds):
+        x, own = cast(
+            tuple[Array, LayerCache],
+            Block(config, sparse).apply(
+                {"params": decode_params["layers"][number]},
+                x,
+                window,
+                None if prefix is None else prefix[number],
+                suffix[number],
+                prefix_lengths_R,
+                filled_R,
+                method=Block.extend,
+            ),
+        )
+        extended.append(own)
+    return rms_norm(x, decode_params["final_norm"], config.norm_eps), extended
+
+
 def prefill(
     config: ModelConfig,
     decode_params: Mapping[str, Any],
     tokens_PS: Int[Array, "P S"],
     lengths_P: Int[Array, " P"],
-) -> tuple[Float[Array, "P D"], list[LayerCache]]:
+    *,
+    chunk: int,
+) -> tuple[Float[Array, "P D"], Caches]:
     """(hidden state after each prompt's last token, keys and values of every layer).
 
-    Prompts are padded on the right; slots past a prompt's length hold what decoding overwrites.
+    Prompts are padded on the right, and read `chunk` tokens at a time: scores then take
+    `chunk x S` places, not `S x S`. The first chunk is read as training reads a row.
     """
+    prompts, width = tokens_PS.shape
+    hidden, caches = _read_rows(config, decode_params, tokens_PS[:, :chunk], lengths_P)
+    states = [(0, hidden)]
+    for start in range(chunk, width, chunk):
+        end = min(start + chunk, width)
+        hidden, caches = extend(
+            config,
+            decode_params,
+            tokens_PS[:, start:end],
+            None,
+            pinned(grow(caches, end)),
+            prefix_lengths_R=jnp.zeros(prompts, jnp.int32),
+            filled_R=jnp.full(prompts, start, jnp.int32),
+        )
+        states.append((start, hidden))
+    last = jnp.zeros_like(hidden[:, 0])
+    for start, hidden in states:
+        place = jnp.clip(lengths_P - 1 - start, 0, hidden.shape[1] - 1)
+        here = jnp.take_along_axis(hidden, place[:, None, None], axis=1)[:, 0]
+        last = jnp.where((lengths_P > start)[:, None], here, last)
+    return last, caches
+
+
+def _read_rows(
+    config: ModelConfig,
+    decode_params: Mapping[str, Any],
+    tokens_PS: Int[Array, "P S"],
+    lengths_P: Int[Array, " P"],
+) -> tuple[Float[Array, "P S D"], Caches]:
+    """(hidden states, caches) of rows of which each holds the start of one prompt."""
     places = jnp.arange(tokens_PS.shape[1])
     positions = jnp.broadcast_to(places[None], tokens_PS.shape)
     segment_ids = (places[None] < lengths_P[:, None]).astype(jnp.int32)
@@ -465,24 +552,4 @@ def prefill(
         block = Block(config, sparse)
         x, (k, v), _ = cast(Any, block.apply({"params": layer}, x, positions, segment_ids, window))
         caches.append(LayerCache(jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)))
-    last = jnp.take_along_axis(x, (lengths_P - 1)[:, None, None], axis=1)[:, 0]
-    return rms_norm(last, decode_params["final_norm"], config.norm_eps), caches
-
-
-def decode_token(
-    config: ModelConfig,
-    decode_params: Mapping[str, Any],
-    tokens_R: Int[Array, " R"],
-    positions_R: Int[Array, " R"],
-    caches: Sequence[LayerCache],
-) -> tuple[Float[Array, "R D"], list[LayerCache]]:
-    """Read one token per row at its position; (hidden state after it, caches)."""
-    x = embed(decode_params["embedding"], tokens_R[:, None], config)
-    positions = positions_R[:, None]
-    new_caches = []
-    kinds = zip(config.sparse_layers, config.layer_windows, strict=True)
-    for layer, (sparse, window), cache in zip(decode_params["layers"], kinds, caches, strict=True):
-        block = Block(config, sparse)
-        x, cache = block.apply({"params": layer}, x, positions, window, cache, method=Block.decode)
-        new_caches.append(cache)
-    return rms_norm(x[:, 0], decode_params["final_norm"], config.norm_eps), new_caches
+    return rms_norm(x, decode_params["final_norm"], config.norm_eps), pinned(caches)

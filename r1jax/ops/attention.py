@@ -1,10 +1,14 @@
 """Attention over packed rows and over a decoding cache: float32 softmax, grouped KV heads."""
 
+import functools
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from r1jax.ops.blocked_attention import MASKED, Places, attend_blocks, sees
+from r1jax.ops.kv_cache import LayerCache
 
 BLOCK = 128  # places; measured on CPU: 64 to 256 are within a tenth, less or more is slower
 
@@ -92,27 +96,77 @@ def _even_block(length: int, block: int) -> int:
 
 
 def attend_cache(
-    q_RNH: Float[Array, "R N H"],
-    k_RKSH: Float[Array, "R K S H"],
-    v_RKSH: Float[Array, "R K S H"],
+    q_RCNH: Float[Array, "R C N H"],
+    prefix: LayerCache | None,
+    suffix: LayerCache,
     *,
-    lengths_R: Int[Array, " R"],
+    prefix_lengths_R: Int[Array, " R"],
+    filled_R: Int[Array, " R"],
     window: int | None = None,
     scale: float | None = None,
-) -> Float[Array, "R N H"]:
-    """One query per row against the first `lengths_R` slots of its cache."""
-    rows, heads, head_dim = q_RNH.shape
-    kv_heads, slots = k_RKSH.shape[1], k_RKSH.shape[2]
+) -> Float[Array, "R C N _"]:
+    """C new tokens per row against what the row has read: a prefix, then its own suffix.
+
+    A prefix may be shared: R / (rows of the prefix) neighbouring rows look at the same one, and
+    its keys and values are read once for all of them. The suffix holds `filled_R` tokens and then
+    the new ones, whose own keys and values are already written.
+    """
+    rows, count, heads, head_dim = q_RCNH.shape
+    kv_heads = suffix.keys.shape[1]
     scale = head_dim**-0.5 if scale is None else scale
-    q = q_RNH.reshape(rows, kv_heads, heads // kv_heads, head_dim)
-    scores = jnp.einsum(
-        "rkgh,rksh->rkgs", q, k_RKSH, preferred_element_type=jnp.float32
-    ) * jnp.float32(scale)
-    place = jnp.arange(slots)[None, :]
-    visible = place < lengths_R[:, None]
+    q = q_RCNH.reshape(rows, count, kv_heads, heads // kv_heads, head_dim)
+    q = jnp.transpose(q, (0, 2, 3, 1, 4))  # [R, K, g, C, H]
+    places_RC = filled_R[:, None] + jnp.arange(count)[None]  # of the new tokens in the suffix
+    own = jnp.arange(suffix.keys.shape[2])
+    visible = own[None, None] <= places_RC[:, :, None]
     if window is not None:
-        visible &= place >= lengths_R[:, None] - window
-    scores = jnp.where(visible[:, None, None], scores, jnp.float32(MASKED))
-    weights = jax.nn.softmax(scores, axis=-1).astype(v_RKSH.dtype)
-    out = jnp.einsum("rkgs,rksh->rkgh", weights, v_RKSH)
-    return out.reshape(rows, heads, head_dim)
+        visible &= own[None, None] > places_RC[:, :, None] - window
+    blocks = [(_scores(q, suffix.keys, visible, scale), suffix.values)]
+    if prefix is not None:
+        read = jnp.arange(prefix.keys.shape[2])
+        visible = read[None, None] < prefix_lengths_R[:, None, None]
+        if window is not None:
+            positions_RC = prefix_lengths_R[:, None] + places_RC
+            visible &= read[None, None] > positions_RC[:, :, None] - window
+        visible = jnp.broadcast_to(visible, (rows, count, read.size))
+        blocks.append((_scores(q, prefix.keys, visible, scale), prefix.values))
+    out = _mix(blocks).astype(suffix.values.dtype)
+    return jnp.transpose(out, (0, 3, 1, 2, 4)).reshape(rows, count, heads, out.shape[-1])
+
+
+def _scores(
+    q_RKgCH: Float[Array, "R K g C H"],
+    keys_UKSH: Float[Array, "U K S H"],
+    visible_RCS: Bool[Array, "R C S"],
+    scale: float,
+) -> Float[Array, "R K g C S"]:
+    """Masked scores; the R / U rows that share keys make one product with them."""
+    scores = _by_unit(q_RKgCH, keys_UKSH, "ukmh,uksh->ukms") * jnp.float32(scale)
+    return jnp.where(visible_RCS[:, None, None], scores, jnp.float32(MASKED))
+
+
+def _by_unit(x_RKgC: Array, cache_UKSH: Array, product: str) -> Array:
+    """`product` of every row with its unit's cache, in float32."""
+    rows, kv_heads, group, count, inner = x_RKgC.shape
+    units = cache_UKSH.shape[0]
+    x = x_RKgC.reshape(units, rows // units, kv_heads, group * count, inner)
+    x = jnp.swapaxes(x, 1, 2).reshape(units, kv_heads, -1, inner)
+    out = jnp.einsum(product, x, cache_UKSH, preferred_element_type=jnp.float32)
+    out = out.reshape(units, kv_heads, rows // units, group * count, out.shape[-1])
+    return jnp.swapaxes(out, 1, 2).reshape(rows, kv_heads, group, count, out.shape[-1])
+
+
+def _mix(blocks: Sequence[tuple[Array, Array]]) -> Float[Array, "R K g C H"]:
+    """One softmax over all blocks of (scores, values), without laying them side by side.
+
+    Weights are rounded to the values' type before they are normalised, as `attend` does it.
+    """
+    highest = functools.reduce(
+        jnp.maximum, [jnp.max(scores, axis=-1, keepdims=True) for scores, _ in blocks]
+    )
+    out, total = jnp.float32(0), jnp.float32(0)
+    for scores, values in blocks:
+        weights = jnp.exp(scores - highest)
+        total += jnp.sum(weights, axis=-1, keepdims=True)
+        out += _by_unit(weights.astype(values.dtype), values, "ukms,uksh->ukmh")
+    return out / total

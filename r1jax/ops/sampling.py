@@ -1,38 +1,55 @@
 """Choosing the next token: temperature, top-k and top-p without sorting, one uniform per row."""
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 _MASKED = -jnp.inf
 _BISECTIONS = 32  # halvings until nothing lies between two bounds of 32 bits
 _BLOCK = 64
-MAX_STOP_IDS = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplingParams:
-    """How to sample. Changing a value never recompiles, but for `max_tokens`: the room of a row."""
+    """How to sample. Changing a value never recompiles, but for the room that `max_tokens` asks.
+
+    The order is: bias, temperature, min_p, top_k, top_p of what top_k left. A token that may not
+    come (forbidden, or a stop before `min_tokens`) has probability 0.
+    """
 
     temperature: float = 1.0  # 0 = greedy
     top_k: int = 0  # 0 = off
     top_p: float = 1.0  # 1 = off
+    min_p: float = 0.0  # keeps tokens at least this likely as the likeliest; 0 = off
     max_tokens: int = 256
+    min_tokens: int = 0  # no stop id before so many tokens
     stop_ids: tuple[int, ...] = ()  # the token that stops a response is part of it
+    stop_strings: tuple[str, ...] = ()  # a response ends with the token that completes one
+    logit_bias: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    forbidden_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        bias = self.logit_bias.values()
         problems = [
             (self.temperature < 0, f"temperature={self.temperature}: must be 0 (greedy) or more"),
             (self.top_k < 0, f"top_k={self.top_k}: must be 0 (off) or more"),
             (not 0 < self.top_p <= 1, f"top_p={self.top_p}: must be in (0, 1]"),
+            (not 0 <= self.min_p <= 1, f"min_p={self.min_p}: must be in [0, 1]; 0 is off"),
             (self.max_tokens < 1, f"max_tokens={self.max_tokens}: must be 1 or more"),
             (
-                len(self.stop_ids) > MAX_STOP_IDS,
-                f"stop_ids: {len(self.stop_ids)} given, at most {MAX_STOP_IDS}",
+                not 0 <= self.min_tokens <= self.max_tokens,
+                f"min_tokens={self.min_tokens}: must be in [0, max_tokens={self.max_tokens}]",
+            ),
+            ("" in self.stop_strings, "stop_strings: an empty string would stop at once"),
+            (
+                not all(map(math.isfinite, bias)),
+                "logit_bias: must be finite; forbidden_ids is for tokens that may not come",
             ),
         ]
         for wrong, message in problems:
@@ -41,23 +58,45 @@ class SamplingParams:
 
 
 class SamplingArrays(NamedTuple):
-    """`SamplingParams` as device scalars."""
+    """`SamplingParams` as device arrays."""
 
     temperature: Float[Array, ""]
     top_k: Int[Array, ""]
     top_p: Float[Array, ""]
+    min_p: Float[Array, ""]
     max_tokens: Int[Array, ""]
-    stop_ids: Int[Array, " stops"]  # -1 where unused
+    min_tokens: Int[Array, ""]
+    stops_V: Bool[Array, " V"]  # True = this token ends a response
+    bias_V: Float[Array, " V"]  # -inf where forbidden
+    biased: Bool[Array, ""]
 
     @classmethod
-    def of(cls, params: SamplingParams) -> "SamplingArrays":
-        stops = [*params.stop_ids, *[-1] * (MAX_STOP_IDS - len(params.stop_ids))]
+    def of(cls, params: SamplingParams, vocab_size: int) -> "SamplingArrays":
+        named = [*params.stop_ids, *params.forbidden_ids, *params.logit_bias]
+        outside = [token for token in named if not 0 <= token < vocab_size]
+        if outside:
+            raise ValueError(
+                f"sampling names token {outside[0]}, the vocabulary has {vocab_size}: check "
+                "stop_ids, forbidden_ids and logit_bias"
+            )
+        stops = np.zeros(vocab_size, bool)
+        stops[list(params.stop_ids)] = True
+        bias = np.zeros(vocab_size, np.float32)
+        for token, value in params.logit_bias.items():
+            bias[token] = value
+        bias[list(params.forbidden_ids)] = -np.inf
+        if not np.isfinite(bias).any():
+            raise ValueError("sampling.forbidden_ids: forbids every token of the vocabulary")
         return cls(
             temperature=jnp.asarray(params.temperature, jnp.float32),
             top_k=jnp.asarray(params.top_k, jnp.int32),
             top_p=jnp.asarray(params.top_p, jnp.float32),
+            min_p=jnp.asarray(params.min_p, jnp.float32),
             max_tokens=jnp.asarray(params.max_tokens, jnp.int32),
-            stop_ids=jnp.asarray(np.array(stops), jnp.int32),
+            min_tokens=jnp.asarray(params.min_tokens, jnp.int32),
+            stops_V=jnp.asarray(stops),
+            bias_V=jnp.asarray(bias),
+            biased=jnp.asarray(bool(bias.any())),
         )
 
 
@@ -81,38 +120,60 @@ def uniforms(keys_R: Array, positions_R: Int[Array, " R"]) -> Float[Array, " R"]
 
 
 def sample(
-    logits_RV: Float[Array, "R V"], uniform_R: Float[Array, " R"], sampling: SamplingArrays
+    logits_RV: Float[Array, "R V"],
+    uniform_R: Float[Array, " R"],
+    taken_R: Int[Array, " R"],
+    sampling: SamplingArrays,
 ) -> tuple[Int[Array, " R"], Float[Array, " R"]]:
-    """(token, its log-prob under the distribution sampled from).
+    """(token, its log-prob under the distribution sampled from), `taken` tokens being there.
 
     Greedy is the limit of temperature to zero; its log-prob is reported at temperature 1.
     """
     greedy = sampling.temperature == 0
-    logits = logits_RV / jnp.where(greedy, jnp.float32(1), sampling.temperature)
-    filtering = (sampling.top_k > 0) | (sampling.top_p < 1)
+    adjusting = sampling.biased | jnp.any(taken_R < sampling.min_tokens - 1)
+    logits = jax.lax.cond(
+        adjusting, lambda x: _adjust(x, taken_R, sampling), lambda x: x, logits_RV
+    )
+    logits = logits / jnp.where(greedy, jnp.float32(1), sampling.temperature)
+    filtering = (sampling.top_k > 0) | (sampling.top_p < 1) | (sampling.min_p > 0)
     logits = jax.lax.cond(
         filtering & ~greedy, lambda x: filter_logits(x, sampling), lambda x: x, logits
     )
-    token = jax.lax.cond(
-        greedy,
-        lambda: jnp.argmax(logits, axis=-1).astype(jnp.int32),
-        lambda: draw(logits, uniform_R),
-    )
-    chosen = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
-    return token, chosen - jax.nn.logsumexp(logits, axis=-1)
+    return jax.lax.cond(greedy, _take_highest, draw, logits, uniform_R)
+
+
+def _adjust(logits_RV: Array, taken_R: Array, sampling: SamplingArrays) -> Array:
+    """Biased logits; no stop where this token would leave a response too short."""
+    too_soon_R = taken_R + 1 < sampling.min_tokens
+    barred = too_soon_R[:, None] & sampling.stops_V[None]
+    return jnp.where(barred, _MASKED, logits_RV + sampling.bias_V[None])
+
+
+def _take_highest(
+    logits_RV: Float[Array, "R V"], _: Float[Array, " R"]
+) -> tuple[Int[Array, " R"], Float[Array, " R"]]:
+    token = jnp.argmax(logits_RV, axis=-1).astype(jnp.int32)
+    return token, jnp.max(logits_RV, axis=-1) - jax.nn.logsumexp(logits_RV, axis=-1)
 
 
 def filter_logits(logits_RV: Float[Array, "R V"], sampling: SamplingArrays) -> Float[Array, "R V"]:
-    """Top-k, then top-p of what top-k left; what falls out becomes -inf. Ties at the edge stay."""
-    vocabulary = logits_RV.shape[-1]
-    k = jnp.where(sampling.top_k > 0, sampling.top_k, vocabulary).astype(jnp.float32)
-    ones = jnp.ones_like(logits_RV)
-    logits = _keep_above(logits_RV, ones, jnp.broadcast_to(k, logits_RV.shape[:1]))
-    probabilities = jax.nn.softmax(logits, axis=-1)
-    # A wanted mass of 2 is never reached: everything stays, the last rounding included.
-    p = jnp.where(sampling.top_p < 1, sampling.top_p, jnp.float32(2))
-    p = jnp.broadcast_to(p, logits_RV.shape[:1])
-    return _keep_above(logits, probabilities, p)
+    """min_p, top-k, then top-p of what is left; what falls out is -inf. Ties at the edge stay."""
+    floor = jnp.max(logits_RV, axis=-1, keepdims=True) + jnp.log(sampling.min_p)
+    logits = jnp.where(logits_RV >= floor, logits_RV, _MASKED)
+    wanted = jnp.broadcast_to(sampling.top_k.astype(jnp.float32), logits.shape[:1])
+    logits = jax.lax.cond(
+        sampling.top_k > 0,
+        lambda x: _keep_above(x, jnp.ones_like(x), wanted),
+        lambda x: x,
+        logits,
+    )
+    mass = jnp.broadcast_to(sampling.top_p, logits.shape[:1])
+    return jax.lax.cond(
+        sampling.top_p < 1,
+        lambda x: _keep_above(x, jax.nn.softmax(x, axis=-1), mass),
+        lambda x: x,
+        logits,
+    )
 
 
 def _keep_above(
@@ -156,22 +217,29 @@ def _rank_to_float(rank: Int[Array, " R"]) -> Float[Array, " R"]:
     return jax.lax.bitcast_convert_type(bits, jnp.float32)
 
 
-def draw(logits_RV: Float[Array, "R V"], uniform_R: Float[Array, " R"]) -> Int[Array, " R"]:
-    """Invert the cumulative distribution at `uniform`, in two levels: a block, then its token.
+def draw(
+    logits_RV: Float[Array, "R V"], uniform_R: Float[Array, " R"]
+) -> tuple[Int[Array, " R"], Float[Array, " R"]]:
+    """(token, its log-prob), inverting the cumulative distribution in two levels: a block, then
+    its token.
 
     One random number per row; the Gumbel trick needs one per row and token, which on a CPU costs
-    more than the model.
+    more than the model. The normaliser of the log-prob is the sum that the inversion needs anyway.
     """
     rows, vocabulary = logits_RV.shape
     blocks = -(-vocabulary // _BLOCK)
-    weights = jnp.exp(logits_RV - jnp.max(logits_RV, axis=-1, keepdims=True))
+    highest = jnp.max(logits_RV, axis=-1, keepdims=True)
+    weights = jnp.exp(logits_RV - highest)
     weights = jnp.pad(weights, ((0, 0), (0, blocks * _BLOCK - vocabulary)))
     weights = weights.reshape(rows, blocks, _BLOCK)
     mass = jnp.sum(weights, axis=-1)  # [R, blocks]
-    block, target = _invert(mass, uniform_R * jnp.sum(mass, axis=-1))
+    total = jnp.sum(mass, axis=-1)
+    block, target = _invert(mass, uniform_R * total)
     inside = jnp.take_along_axis(weights, block[:, None, None], axis=1)[:, 0]  # [R, _BLOCK]
     place, _ = _invert(inside, target)
-    return block * _BLOCK + place
+    token = block * _BLOCK + place
+    chosen = jnp.take_along_axis(logits_RV, token[:, None], axis=-1)[:, 0]
+    return token, chosen - highest[:, 0] - jnp.log(total)
 
 
 def _invert(

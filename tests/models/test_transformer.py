@@ -13,7 +13,6 @@ from helpers import TINY, make_tiny, quick_compiles, random_batch, softmax
 from r1jax import models
 from r1jax.models import transformer
 from r1jax.models.config import MlaConfig, MoeConfig
-from r1jax.ops.kv_cache import LayerCache
 from r1jax.ops.logprobs import token_logprobs
 from r1jax.ops.rope import RopeScaling
 
@@ -206,7 +205,7 @@ def test_latent_attention_caches_the_latent_alone():
     )
     tokens, lengths = jnp.zeros((3, 7), jnp.int32), jnp.ones(3, jnp.int32)
     _, caches = jax.eval_shape(
-        functools.partial(transformer.prefill, config), decode_params, tokens, lengths
+        functools.partial(transformer.prefill, config, chunk=7), decode_params, tokens, lengths
     )
     assert len(caches) == config.layers
     for cache in caches:
@@ -268,32 +267,39 @@ def test_rematerialisation_changes_neither_loss_nor_gradient(remat):
     )
 
 
-def decode_one_by_one(module, params, tokens, prompt_lengths):
-    """Logits of every place from `prompt_length - 1` on: prefill, then a token at a time."""
+def decode_in_parts(module, params, tokens, prompt_lengths, *, count, chunk):
+    """Logits of every place from `prompt_length - 1` on: prompts, then `count` tokens at a time."""
     config = module.config
     decode_params = jax.jit(transformer.prepare_decode_params, static_argnums=0)(config, params)
     width = prompt_lengths.max()
-    hidden, caches = jax.jit(transformer.prefill, static_argnums=0)(
-        config, decode_params, tokens[:, :width], prompt_lengths
+    last, prefix = jax.jit(transformer.prefill, static_argnums=0, static_argnames="chunk")(
+        config, decode_params, tokens[:, :width], prompt_lengths, chunk=chunk
     )
-    room = ((0, 0), (0, 0), (0, tokens.shape[1] - width), (0, 0))
-    caches = [LayerCache(jnp.pad(keys, room), jnp.pad(values, room)) for keys, values in caches]
-    step = jax.jit(transformer.decode_token, static_argnums=0)
-    rows = np.arange(len(tokens))
-    states = [hidden]
-    for offset in range(tokens.shape[1] - width):
-        places = prompt_lengths + offset
-        hidden, caches = step(config, decode_params, tokens[rows, places], places, caches)
+    suffix = transformer.empty_caches(config, len(tokens), tokens.shape[1])
+    extend = jax.jit(transformer.extend, static_argnums=0)
+    states = [last[:, None]]
+    for filled in range(0, tokens.shape[1] - width, count):
+        places = prompt_lengths[:, None] + filled + np.arange(count)
+        hidden, suffix = extend(
+            config,
+            decode_params,
+            np.take_along_axis(tokens, places, axis=1),
+            prefix,
+            suffix,
+            prefix_lengths_R=prompt_lengths,
+            filled_R=np.full(len(tokens), filled),
+        )
         states.append(hidden)
-    return np.stack(states, axis=1), decode_params["head"]
+    return np.concatenate(states, axis=1), decode_params["head"]
 
 
 @every_variant
-def test_unrolled_decoding_equals_the_scanned_model(variant):
+@pytest.mark.parametrize(("count", "chunk"), [(1, 100), (3, 2)])
+def test_unrolled_decoding_equals_the_scanned_model(variant, count, chunk):
     module, params = make_tiny(**VARIANTS[variant])
-    tokens = np.random.default_rng(0).integers(0, TINY.vocab_size, (3, 12))
+    tokens = np.random.default_rng(0).integers(0, TINY.vocab_size, (3, 11))
     prompt_lengths = np.array([2, 5, 4])
-    states, head = decode_one_by_one(module, params, tokens, prompt_lengths)
+    states, head = decode_in_parts(module, params, tokens, prompt_lengths, count=count, chunk=chunk)
     logits = jax.jit(module.apply)({"params": params}, tokens)
     for row, length in enumerate(prompt_lengths):
         wanted = logits[row, length - 1 : length - 1 + states.shape[1]]
@@ -307,8 +313,8 @@ def test_bfloat16_decoding_rounds_where_training_rounds(variant):
     module, params = make_tiny(dtype="bfloat16", **VARIANTS[variant])
     tokens = np.random.default_rng(0).integers(0, TINY.vocab_size, (3, 8))
     decode_params = transformer.prepare_decode_params(module.config, params)
-    last, _ = exact(transformer.prefill, static_argnums=0)(
-        module.config, decode_params, tokens, np.full(3, 8)
+    last, _ = exact(transformer.prefill, static_argnums=0, static_argnames="chunk")(
+        module.config, decode_params, tokens, np.full(3, 8), chunk=8
     )
     hidden = exact(functools.partial(module.apply, method="hidden"))({"params": params}, tokens)
     assert last.dtype == hidden.dtype == jnp.bfloat16

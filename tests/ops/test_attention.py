@@ -7,6 +7,7 @@ import pytest
 from helpers import softmax
 
 from r1jax.ops import attention
+from r1jax.ops.kv_cache import LayerCache
 
 attend = jax.jit(attention.attend, static_argnames=("window", "scale", "backend"))
 attend_cache = jax.jit(attention.attend_cache, static_argnames=("window", "scale"))
@@ -110,29 +111,55 @@ def test_bfloat16_inputs_give_bfloat16_near_the_reference():
     np.testing.assert_allclose(out.astype(np.float32), wanted, atol=0.03)
 
 
+def split_cache(k, v, prefix_lengths, room):
+    """([B, K, room, H] prefix, suffix): what lies past either's length is never to be read."""
+    rows, _, heads, head_dim = k.shape
+    parts = np.full((4, rows, heads, room, head_dim), 1e4, np.float32)
+    for row, length in enumerate(prefix_lengths):
+        for prefix, suffix, x in ((parts[0], parts[2], k), (parts[1], parts[3], v)):
+            rest = x[row, length:].swapaxes(0, 1)
+            prefix[row, :, :length] = x[row, :length].swapaxes(0, 1)
+            suffix[row, :, : rest.shape[1]] = rest
+    return LayerCache(*parts[:2]), LayerCache(*parts[2:])
+
+
 @pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 2), (8, 1)])
-def test_a_cache_gives_the_last_row_of_attend(heads, kv_heads, window):
-    """Rows are filled to different lengths; what lies in the free slots is never read."""
+def test_a_prefix_and_a_suffix_give_the_last_rows_of_attend(heads, kv_heads, count, window):
+    """Rows have prefixes and suffixes of different lengths."""
     q, k, v = make_qkv(heads=heads, kv_heads=kv_heads)
-    lengths = np.array([7, 12])
-    free = np.arange(k.shape[1])[None] >= lengths[:, None]
-    last = np.arange(2), lengths - 1
+    length, prefix_lengths = q.shape[1], np.array([4, 7])
     whole = attend(q, k, v, segment_ids_BT=np.ones_like(SEGMENTS), window=window)
+    prefix, suffix = split_cache(k, v, prefix_lengths, room=length)
     cached = attend_cache(
-        q[last],
-        *(np.where(free[..., None, None], 1e4, x).astype(x.dtype).swapaxes(1, 2) for x in (k, v)),
-        lengths_R=lengths,
+        q[:, length - count :],
+        prefix,
+        suffix,
+        prefix_lengths_R=prefix_lengths,
+        filled_R=length - count - prefix_lengths,
         window=window,
     )
-    np.testing.assert_allclose(cached, np.asarray(whole)[last], atol=1e-6)
+    np.testing.assert_allclose(cached, np.asarray(whole)[:, length - count :], atol=1e-6)
 
 
-def test_an_empty_cache_is_finite():
+def test_rows_that_share_a_prefix_see_what_a_copy_each_would_show():
     q, k, v = make_qkv()
-    lengths = np.array([0, 4])
-    cached = attend_cache(q[:, 0], k.swapaxes(1, 2), v.swapaxes(1, 2), lengths_R=lengths)
-    assert np.isfinite(cached).all()
+    prefix, suffix = split_cache(k, v, [5, 5], room=q.shape[1])
+    one = jax.tree.map(lambda leaf: leaf[:1], prefix)
+    both = jax.tree.map(lambda leaf: np.repeat(leaf[:1], 2, axis=0), prefix)
+    arguments = {"prefix_lengths_R": np.array([5, 3]), "filled_R": np.array([2, 4])}
+    shared, copied = (attend_cache(q[:, :2], p, suffix, **arguments) for p in (one, both))
+    np.testing.assert_allclose(shared, copied, atol=1e-6)
+
+
+def test_without_a_prefix_the_suffix_is_all():
+    q, k, v = make_qkv()
+    _, suffix = split_cache(k, v, [0, 0], room=k.shape[1])
+    nothing = np.zeros(2, int)
+    cached = attend_cache(q, None, suffix, prefix_lengths_R=nothing, filled_R=nothing)
+    whole = attend(q, k, v, segment_ids_BT=np.ones_like(SEGMENTS))
+    np.testing.assert_allclose(cached, whole, atol=1e-6)
 
 
 def test_an_unknown_backend_is_refused():

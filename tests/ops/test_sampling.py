@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,7 @@ from scipy import stats
 from r1jax.ops import sampling as ops
 from r1jax.ops.sampling import SamplingArrays, SamplingParams
 
-draw = jax.jit(ops.draw)
-sample = jax.jit(ops.sample)
+draw = jax.jit(lambda logits, uniform: ops.draw(logits, uniform)[0])
 filter_logits = jax.jit(ops.filter_logits)
 uniforms = jax.jit(ops.uniforms)
 row_keys = jax.jit(ops.row_keys)
@@ -22,8 +22,19 @@ row_keys = jax.jit(ops.row_keys)
 EDGE_UNIFORMS = np.array([0.0, 1e-30, 1e-7, 0.5, 1 - 2**-23, 1 - 2**-24], np.float32)
 
 
-def make_arrays(**changes) -> SamplingArrays:
-    return SamplingArrays.of(SamplingParams(**changes))
+def make_arrays(vocabulary: int = 50, **changes) -> SamplingArrays:
+    return SamplingArrays.of(SamplingParams(**changes), vocabulary)
+
+
+@jax.jit
+def sample_after(logits, uniform, taken, arrays):
+    return ops.sample(logits, uniform, taken, arrays)
+
+
+def sample(logits, uniform, taken=0, **changes):
+    """Tokens and log-probs where `taken` tokens of the response are there."""
+    taken = np.full(len(logits), taken, np.int32)
+    return sample_after(logits, uniform, taken, make_arrays(logits.shape[1], **changes))
 
 
 def filter_by_sorting(logits, top_k, top_p):
@@ -81,7 +92,7 @@ def test_samples_follow_the_processed_distribution(options):
     probs = softmax(np.where(kept, processed, -np.inf))
     uniform = rng.random(count, np.float32)
     rows = np.broadcast_to(logits, (count, 1000))
-    tokens, logp = sample(rows, uniform, make_arrays(temperature=temperature, **options))
+    tokens, logp = sample(rows, uniform, temperature=temperature, **options)
     assert_drawn_as(probs, np.asarray(tokens))
     np.testing.assert_allclose(logp, np.log(probs[tokens]), atol=1e-5)
 
@@ -161,25 +172,29 @@ def test_a_mass_reached_exactly_is_enough():
 
 def test_greedy_takes_the_best_token_and_reports_temperature_one():
     logits = np.random.default_rng(0).normal(size=(16, 50)).astype(np.float32)
-    arrays = make_arrays(temperature=0.0, top_k=3, top_p=0.5)
-    tokens, logp = sample(logits, np.full(16, 0.99, np.float32), arrays)
+    uniform = np.full(16, 0.99, np.float32)
+    tokens, logp = sample(logits, uniform, temperature=0.0, top_k=3, top_p=0.5, min_p=0.9)
     np.testing.assert_array_equal(tokens, logits.argmax(axis=-1))
     np.testing.assert_allclose(logp, log_softmax(logits).max(axis=-1), atol=1e-6)
 
 
 def test_no_change_of_values_compiles_anything():
     logits, uniform = np.zeros((2, 9), np.float32), np.zeros(2, np.float32)
-    sample(logits, uniform, make_arrays())
+    sample(logits, uniform)
     values = {
         "temperature": [0.0, 0.3, 2.0],
         "top_k": [1, 7],
         "top_p": [0.2],
+        "min_p": [0.1],
+        "min_tokens": [4],
+        "logit_bias": [{3: 1.0}],
+        "forbidden_ids": [(1, 4)],
         "stop_ids": [(1,), (2, 3)],
         "max_tokens": [3],
     }
     with counted_compiles() as compiles:
         for name, value in ((n, v) for n, vs in values.items() for v in vs):
-            sample(logits, uniform, make_arrays(**{name: value}))
+            sample(logits, uniform, **{name: value})
     assert compiles.count == 0
 
 
@@ -217,7 +232,10 @@ def test_numbers_are_uniform_and_unrelated_across_rows_and_places():
         {"top_p": 0.0},
         {"top_p": 1.1},
         {"max_tokens": 0},
-        {"stop_ids": tuple(range(ops.MAX_STOP_IDS + 1))},
+        {"min_p": 1.5},
+        {"min_tokens": 257},
+        {"stop_strings": ("a", "")},
+        {"logit_bias": {3: math.nan}},
     ],
 )
 def test_impossible_values_are_refused_by_name(changes):
@@ -225,11 +243,79 @@ def test_impossible_values_are_refused_by_name(changes):
         SamplingParams(**changes)
 
 
+@pytest.mark.parametrize("name", ["stop_ids", "forbidden_ids", "logit_bias"])
+@pytest.mark.parametrize("token", [-1, 9])
+def test_tokens_outside_the_vocabulary_are_refused(name, token):
+    value = {token: 1.0} if name == "logit_bias" else (token,)
+    with pytest.raises(ValueError, match=f"token {token}, the vocabulary has 9"):
+        make_arrays(9, **{name: value})
+
+
+def test_forbidding_everything_is_refused():
+    with pytest.raises(ValueError, match="forbids every token"):
+        make_arrays(3, forbidden_ids=(0, 1, 2))
+
+
+GRID = (np.arange(4000, dtype=np.float32) + 0.5) / 4000
+LOGITS = 2 * np.random.default_rng(7).normal(size=20).astype(np.float32)
+
+
+def draw_grid(**options):
+    rows = np.broadcast_to(LOGITS, (len(GRID), len(LOGITS)))
+    tokens, logp = map(np.asarray, sample(rows, GRID, **options))
+    return tokens, logp
+
+
+def assert_sampled_as(wanted_logits, **options):
+    """Tokens come as often as the wanted distribution says; log-probs are its own."""
+    tokens, logp = draw_grid(**options)
+    wanted = log_softmax(wanted_logits)
+    assert_drawn_as(np.exp(wanted), tokens)
+    np.testing.assert_allclose(logp, wanted[tokens], atol=1e-5)
+
+
+def test_min_p_keeps_what_is_likely_enough():
+    probs = softmax(LOGITS)
+    kept = np.where(probs >= 0.2 * probs.max(), LOGITS, -np.inf)
+    assert 1 < np.isfinite(kept).sum() < 20
+    assert_sampled_as(kept, min_p=0.2)
+
+
+def test_bias_comes_before_the_temperature_and_forbidden_tokens_never_come():
+    biased = LOGITS.copy()
+    biased[3] += 2.5
+    biased[int(LOGITS.argmax())] = -np.inf
+    options = {"logit_bias": {3: 2.5}, "forbidden_ids": (int(LOGITS.argmax()),)}
+    assert_sampled_as(biased / 0.5, temperature=0.5, **options)
+    tokens, _ = draw_grid(temperature=0.0, **options)
+    assert set(tokens) == {int(biased.argmax())}
+
+
+def test_no_stop_comes_before_min_tokens():
+    stops = tuple(np.argsort(-LOGITS)[:2].tolist())
+    barred = LOGITS.copy()
+    barred[list(stops)] = -np.inf
+    assert_sampled_as(barred, min_tokens=3, stop_ids=stops, taken=1)
+    assert_sampled_as(LOGITS, min_tokens=3, stop_ids=stops, taken=2)
+
+
 def test_arrays_hold_every_parameter():
     """A parameter that never reaches the device would silently do nothing."""
-    names = [field.name for field in dataclasses.fields(SamplingParams)]
-    assert list(SamplingArrays._fields) == names
-    arrays = make_arrays(temperature=0.7, top_k=4, top_p=0.9, max_tokens=5, stop_ids=(3, 8))
-    stops = [3, 8, *[-1] * (ops.MAX_STOP_IDS - 2)]
-    for array, value in zip(arrays, (0.7, 4, 0.9, 5, stops), strict=True):
-        np.testing.assert_allclose(array, value, rtol=1e-6)
+    changes = {
+        "temperature": 0.7,
+        "top_k": 4,
+        "top_p": 0.9,
+        "min_p": 0.1,
+        "max_tokens": 5,
+        "min_tokens": 2,
+        "stop_ids": (3, 8),
+        "logit_bias": {1: 1.0},
+        "forbidden_ids": (2,),
+    }
+    on_the_host = {"stop_strings"}
+    assert {f.name for f in dataclasses.fields(SamplingParams)} == set(changes) | on_the_host
+    plain = make_arrays(9)
+    for name, value in changes.items():
+        with_it = make_arrays(9, **{name: value})
+        same = jax.tree.map(np.array_equal, plain, with_it)
+        assert not all(same), name

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from helpers import TINY, counted_compiles, log_softmax, make_tiny, quick_compiles
 
-from r1jax.ops.sampling import SamplingArrays, row_keys
-from r1jax.rollout import SamplingParams, decode, engine, generate
+from r1jax.rollout import RolloutConfig, SamplingParams, dispatch, generate, prepare_params
+from r1jax.rollout.engine import as_prompt_batch
+from r1jax.rollout.plan import prompt_bucket
 from r1jax.types import PromptBatch
 
 PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10, 11], [2, 2]]
@@ -28,15 +29,23 @@ def tiny(**changes):
     return make_tiny(**changes)
 
 
-def sample(prompts=PROMPTS, *, sampling=SAMPLING, samples=3, seed=0, step=0, **changes):
-    return generate(
-        *tiny(**changes),
-        prompts,
-        sampling=sampling,
+def start(prompts=PROMPTS, *, samples=3, seed=0, step=0, config=RolloutConfig(), **changes):
+    options = {name: changes.pop(name) for name in ("sampling", "decode_text") if name in changes}
+    module, params = tiny(**changes)
+    return dispatch(
+        module,
+        prepare_params(module.config, params),
+        as_prompt_batch(prompts),
         samples_per_prompt=samples,
         seed=seed,
         step=step,
+        config=config,
+        **{"sampling": SAMPLING, **options},
     )
+
+
+def sample(*arguments, **options):
+    return start(*arguments, **options).collect()
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -117,25 +126,112 @@ def test_without_stop_tokens_every_response_is_cut():
 
 
 @pytest.mark.parametrize("stop_ids", [(3, 7), tuple(range(1, 24, 3)), tuple(range(2, 24, 3))])
-def test_the_loop_ends_with_the_last_response(stop_ids):
-    sampling = SamplingParams(max_tokens=12, stop_ids=stop_ids)
-    module, params = tiny()
-    ids = np.arange(4, dtype=np.uint32)
-    tokens, lengths = engine.pad_prompts([np.array(p) for p in PROMPTS], engine.PROMPT_BUCKET)
-    decode_params = decode.prepare_params(module.config, params)
-    state = decode.prefill_groups(module.config, decode_params, tokens, lengths, 3, 12)
-    state = decode.decode(
-        module.config,
-        decode_params,
-        state,
-        jax.jit(row_keys)(0, 0, np.repeat(ids, 3), np.tile(ids[:3], 4)),
-        np.repeat(lengths, 3),
-        SamplingArrays.of(sampling),
-    )
-    wanted = sample(sampling=sampling)
-    np.testing.assert_array_equal(state.tokens, wanted.tokens)
-    assert state.step == wanted.lengths.max()
-    assert (state.step < 12) == (len(stop_ids) > 2)
+def test_decoding_ends_with_the_last_response(stop_ids):
+    """The first token comes from the prompt: n tokens take n - 1 steps."""
+    rollout = start(sampling=SamplingParams(max_tokens=12, stop_ids=stop_ids))
+    lengths = rollout.collect().lengths
+    assert rollout.steps == lengths.max() - 1
+    assert rollout.busy_steps == (lengths - 1).sum()
+
+
+PLAIN = RolloutConfig(share_prompts="never", chunk=100)
+WAYS = {
+    "all defaults": RolloutConfig(),
+    "one slot": RolloutConfig(slots=1),
+    "few slots": RolloutConfig(slots=5, chunk=3),
+    "a step at a time": RolloutConfig(chunk=1, room=2),
+    "rooms that grow": RolloutConfig(slots=7, chunk=2, room=3),
+    "a shared prompt": RolloutConfig(share_prompts="always", chunk=4),
+    "a shared prompt, few slots": RolloutConfig(slots=3, share_prompts="always", room=4, chunk=2),
+    "prompts in waves": RolloutConfig(bank_tokens=32, slots=4, chunk=3),
+    "one prompt at a time": RolloutConfig(bank_tokens=1, prefill_tokens=1, slots=6, chunk=5),
+    "prompts in parts": RolloutConfig(prefill_chunk=5, slots=12),
+}
+MANY_PROMPTS = [*PROMPTS, [7] * 20, list(range(1, 24)), [3, 1, 2]]
+
+
+@functools.cache
+def plain_rollout():
+    return sample(MANY_PROMPTS, config=PLAIN)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_response_is_the_same_however_it_is_decoded(way):
+    """Slots, chunks, rooms, waves and sharing change when a token is computed, never which."""
+    wanted, got = plain_rollout(), sample(MANY_PROMPTS, config=WAYS[way])
+    assert len(set(wanted.lengths.tolist())) > 4
+    for name in ("tokens", "lengths", "finished"):
+        np.testing.assert_array_equal(getattr(got, name), getattr(wanted, name))
+    np.testing.assert_allclose(got.logp, wanted.logp, atol=1e-5)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_finished_yields_every_complete_response_once(way):
+    rollout = start(MANY_PROMPTS, config=WAYS[way])
+    seen = []
+    for rows in rollout.finished():
+        assert (rollout.rollouts.lengths[rows] > 0).all()
+        seen += rows.tolist()
+    assert sorted(seen) == list(range(3 * len(MANY_PROMPTS)))
+
+
+def test_few_slots_are_kept_busy():
+    """With slots refilled inside the loop, steps are near the tokens there are per slot."""
+    rollout = start(MANY_PROMPTS, config=RolloutConfig(slots=4), samples=8)
+    steps_needed = (rollout.collect().lengths - 1).sum()
+    assert rollout.busy_steps == steps_needed
+    assert rollout.steps <= steps_needed / 4 + SAMPLING.max_tokens
+
+
+@pytest.mark.parametrize("changes", [{}, {"windows": (4, 0)}, {"heads": 8, "kv_heads": 1}], ids=str)
+def test_sharing_is_exact_for_every_attention(changes):
+    config = RolloutConfig(share_prompts="always", chunk=3, room=4)
+    shared, copied = (sample(MANY_PROMPTS, config=c, **changes) for c in (config, PLAIN))
+    np.testing.assert_array_equal(shared.tokens, copied.tokens)
+    np.testing.assert_allclose(shared.logp, copied.logp, atol=1e-5)
+
+
+def letters(tokens):
+    """Token 0 is silent, the others are letters."""
+    return "".join(chr(96 + token) for token in tokens if token)
+
+
+def cut_by_hand(rollouts, strings):
+    """Each response up to the token that completes a stop string."""
+    for row in range(len(rollouts.lengths)):
+        response = rollouts.response(row).tolist()
+        for length in range(1, len(response) + 1):
+            if any(string in letters(response[:length]) for string in strings):
+                yield response[:length], True
+                break
+        else:
+            yield response, bool(rollouts.finished[row])
+
+
+@pytest.mark.parametrize("way", ["all defaults", "few slots", "a shared prompt, few slots"])
+def test_stop_strings_end_a_response_with_the_token_that_completes_them(way):
+    """No token is lost or added, wherever chunks end; strings may span tokens."""
+    strings = ("b", "ef", "rs", "wxyz")
+    sampling = dataclasses.replace(SAMPLING, stop_strings=strings)
+    got = sample(MANY_PROMPTS, sampling=sampling, config=WAYS[way], decode_text=letters)
+    wanted = list(cut_by_hand(plain_rollout(), strings))
+    assert sum(len(w) < n for (w, _), n in zip(wanted, plain_rollout().lengths, strict=True)) > 0
+    for row, (response, finished) in enumerate(wanted):
+        assert got.response(row).tolist() == response
+        assert got.finished[row] == finished
+        assert not got.tokens[row, len(response) :].any()
+        assert not got.logp[row, len(response) :].any()
+
+
+def test_a_stop_string_that_never_comes_changes_nothing():
+    sampling = dataclasses.replace(SAMPLING, stop_strings=("\N{REPLACEMENT CHARACTER}",))
+    got = sample(MANY_PROMPTS, sampling=sampling, decode_text=letters)
+    np.testing.assert_array_equal(got.tokens, plain_rollout().tokens)
+
+
+def test_stop_strings_need_a_way_to_read_tokens():
+    with pytest.raises(ValueError, match="stop_strings: need decode_text"):
+        sample(sampling=dataclasses.replace(SAMPLING, stop_strings=("a",)))
 
 
 def rows_of(rollouts, prompt, count=3):
@@ -169,7 +265,7 @@ def test_padding_of_prompts_does_not_change_responses():
     """A long neighbour puts all prompts into a wider bucket, and the cache with them."""
     long = list(range(1, 20)) * 2
     narrow, wide = sample(PROMPTS), sample([*PROMPTS, long])
-    assert engine.pad_prompts([np.array(long)], engine.PROMPT_BUCKET)[0].shape[1] > 16
+    assert prompt_bucket(len(long)) > prompt_bucket(max(map(len, PROMPTS)))
     np.testing.assert_array_equal(wide.tokens[:12], narrow.tokens)
     np.testing.assert_allclose(wide.logp[:12], narrow.logp, atol=1e-5)
 
@@ -191,7 +287,9 @@ def test_samples_of_a_prompt_differ():
 def test_a_second_rollout_compiles_nothing():
     """Other prompts of the same bucket, parameters, sampling values, seed and step."""
     sample()
-    others = SamplingParams(0.5, 3, 0.9, SAMPLING.max_tokens, (5, 6))
+    others = dataclasses.replace(
+        SAMPLING, temperature=0.5, top_k=3, top_p=0.9, min_p=0.1, min_tokens=2, stop_ids=(5, 6)
+    )
     module, params = tiny()
     tiny_again = jax.tree.map(lambda leaf: leaf + 0.01, params)
     with counted_compiles() as compiles:
@@ -200,6 +298,11 @@ def test_a_second_rollout_compiles_nothing():
             module, tiny_again, PROMPTS, sampling=SAMPLING, samples_per_prompt=3, seed=0, step=1
         )
     assert compiles.count == 0
+
+
+def test_generate_takes_bare_prompts():
+    got = generate(*tiny(), PROMPTS, sampling=SAMPLING, samples_per_prompt=3, seed=0)
+    np.testing.assert_array_equal(got.tokens, sample().tokens)
 
 
 def test_rollouts_say_what_they_are():

@@ -1,0 +1,176 @@
+"""What a rollout will need, decided on the host before anything is compiled: shapes and bytes."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import numpy as np
+
+from r1jax.errors import UserError
+from r1jax.models import transformer
+from r1jax.models.config import ModelConfig
+from r1jax.ops.kv_cache import count_bytes
+from r1jax.ops.sampling import SamplingParams
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutConfig:
+    """How responses are decoded. Changes memory and speed, never a response."""
+
+    slots: int = 0  # responses decoded at once; 0 = `choose_slots`
+    chunk: int = 32  # decoding steps between two looks from the host
+    share_prompts: Literal["auto", "always", "never"] = "auto"  # one cache for a prompt's responses
+    room: int = 0  # tokens a slot first has room for, doubled as responses grow; 0 = `make_rooms`
+    prefill_tokens: int = 4096  # prompt tokens read by one program
+    prefill_chunk: int = 1024  # of them, a prompt's tokens read at once
+    bank_tokens: int = 1 << 20  # prompt tokens that may lie read and waiting
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            least = 0 if field.name in ("slots", "room") else 1
+            if isinstance(value, int) and value < least:
+                raise ValueError(f"rollout.{field.name}={value}: must be {least} or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The shapes of one rollout."""
+
+    rows: int  # responses
+    samples_per_prompt: int
+    max_tokens: int
+    slots: int
+    unit: int  # neighbouring slots that share a prompt's cache
+    prompt_room: int
+    rooms: tuple[int, ...]  # what a slot has room for, from first to last
+    sizes: tuple[int, ...]  # units decoded at once, from first to last
+    bank_prompts: int
+
+
+# Few widths, so that few programs are compiled: powers of two and the middles between them.
+def prompt_bucket(length: int) -> int:
+    """The width that prompts of this length are padded to."""
+    power = 16
+    while power < length:
+        power *= 2
+    return power * 3 // 4 if 16 < length <= power * 3 // 4 else power
+
+
+def make_plan(
+    lengths: Sequence[int] | np.ndarray,
+    *,
+    samples_per_prompt: int,
+    sampling: SamplingParams,
+    config: RolloutConfig,
+    row_multiple: int,
+) -> Plan:
+    """`row_multiple`: slots and banks are multiples of it, to be split over devices."""
+    prompts = len(lengths)
+    rows = prompts * samples_per_prompt
+    prompt_room = prompt_bucket(int(max(lengths)))
+    may_end = bool(sampling.stop_ids or sampling.stop_strings)
+    slots = config.slots or choose_slots(rows, may_end)
+    shared = choose_sharing(config.share_prompts, prompt_room, sampling.max_tokens, may_end=may_end)
+    unit = samples_per_prompt if shared and samples_per_prompt <= slots else 1
+    multiple = unit * row_multiple
+    slots = -(-min(slots, rows) // multiple) * multiple
+    bank = max(1, min(prompts, config.bank_tokens // prompt_room))
+    return Plan(
+        rows=rows,
+        samples_per_prompt=samples_per_prompt,
+        max_tokens=sampling.max_tokens,
+        slots=slots,
+        unit=unit,
+        prompt_room=prompt_room,
+        rooms=make_rooms(sampling.max_tokens, config.room),
+        sizes=make_sizes(slots // unit, unit, row_multiple) if may_end else (slots // unit,),
+        bank_prompts=-(-bank // row_multiple) * row_multiple,
+    )
+
+
+def choose_slots(rows: int, may_end: bool) -> int:
+    del may_end
+    return rows
+
+
+def choose_sharing(
+    wanted: Literal["auto", "always", "never"],
+    prompt_room: int,
+    max_tokens: int,
+    *,
+    may_end: bool,
+) -> bool:
+    if wanted != "auto":
+        return wanted == "always"
+    # A unit is filled again only when all of its responses are over.
+    return not may_end or prompt_room >= 2 * max_tokens
+
+
+def make_rooms(max_tokens: int, first: int) -> tuple[int, ...]:
+    """first, 2 first, 4 first, ... up to what `max_tokens` tokens need: the last is never read.
+
+    Attention reads a slot's whole room, so it should not be the largest from the start; but every
+    room is another program to compile, so there are three at most unless `first` says otherwise.
+    """
+    most = max(max_tokens - 1, 1)
+    rooms = [min(first or max(128, -(-most // 4)), most)]
+    while rooms[-1] < most:
+        rooms.append(min(rooms[-1] * 2, most))
+    return tuple(-(-room // 8) * 8 for room in rooms)
+
+
+def make_sizes(units: int, unit: int, row_multiple: int) -> tuple[int, ...]:
+    """Numbers of units to decode with, from all to the few that a rollout's tail needs."""
+    sizes = [units]
+    for divisor in (4, 16):
+        size = -(-max(units // divisor, 8 // unit, 1) // row_multiple) * row_multiple
+        if size <= sizes[-1] // 2:
+            sizes.append(size)
+    return tuple(sizes)
+
+
+def count_cache_bytes(config: ModelConfig, plan: Plan) -> int:
+    """Caches at their largest: bank, prefixes, suffixes, and the suffixes they grew out of."""
+    before = plan.rooms[-2] if len(plan.rooms) > 1 else 0
+    shapes = [
+        (plan.bank_prompts, plan.prompt_room),
+        (plan.sizes[0], plan.prompt_room),
+        (plan.slots, plan.rooms[-1] + before),
+    ]
+    return sum(
+        count_bytes(jax.eval_shape(lambda s=shape: transformer.empty_caches(config, *s)))
+        for shape in shapes
+    )
+
+
+def require_memory(config: ModelConfig, plan: Plan, devices: int, free: int | None) -> None:
+    """Say so before compiling for minutes, when the caches alone cannot fit."""
+    needed = count_cache_bytes(config, plan) // devices
+    if free is not None and needed > free:
+        raise UserError(
+            f"rollout: the caches of {plan.slots} slots x ({plan.prompt_room} prompt + "
+            f"{plan.rooms[-1]} response) tokens and {plan.bank_prompts} waiting prompts need "
+            f"{needed / 1e9:.1f} GB a device, {free / 1e9:.1f} GB are free: lower "
+            "config.rollout.slots, config.sampling.max_tokens or config.rollout.bank_tokens"
+        )
+
+
+def free_memory(device: jax.Device) -> int | None:
+    """Bytes this device can still give, None where nobody says."""
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    if device.platform == "cpu":
+        return _free_host_memory()
+    return None
+
+
+def _free_host_memory() -> int | None:
+    try:
+        with open("/proc/meminfo") as lines:
+            found = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
+    except OSError:  # not Linux
+        return None
+    return found[0] * 1024 if found else None
