@@ -177,7 +177,7 @@ def converse(speaker: Speaker) -> None:
         text, prompt = speaker.prompt({"messages": messages, "question": said}, len(messages))
         if FLAGS.show_prompt:
             print(text)
-        (answer,) = show_answers(speaker, prompt, 1, speed, bucket=_CHAT_BUCKET)
+        (answer,) = show_answers(speaker, prompt, 1, speed)
         messages.append({"role": "assistant", "content": answer})
     print()
     print(speed, file=sys.stderr)
@@ -195,7 +195,7 @@ class Speed:
 
 
 def show_answers(
-    speaker: Speaker, prompt: PromptBatch, samples: int, speed: Speed, bucket: int = 16
+    speaker: Speaker, prompt: PromptBatch, samples: int, speed: Speed
 ) -> list[str]:
     """Print all answers, one after another, the first as its tokens come; their texts."""
     setup = speaker.setup
@@ -210,7 +210,6 @@ def show_answers(
         sampling=speaker.sampling,
         samples=samples,
         seed=FLAGS.seed,
-        bucket=bucket,
     ):
         total = int(progress.lengths.sum())
         if not start:

@@ -25,6 +25,7 @@ from r1jax.rollout.plan import Plan, RolloutConfig
 from r1jax.types import Params, PromptBatch, Rollouts
 
 Decoder = Callable[[Sequence[int]], str]
+DEFAULTS = RolloutConfig()
 FETCHED = 64  # responses copied to the host by one program
 
 
@@ -37,7 +38,7 @@ def generate(
     samples_per_prompt: int,
     seed: int,
     step: int = 0,
-    config: RolloutConfig = RolloutConfig(),
+    config: RolloutConfig = DEFAULTS,
     decode_text: Decoder | None = None,
 ) -> Rollouts:
     """Sample `samples_per_prompt` responses to each prompt.
@@ -69,7 +70,7 @@ def dispatch(
     samples_per_prompt: int,
     seed: int,
     step: int = 0,
-    config: RolloutConfig = RolloutConfig(),
+    config: RolloutConfig = DEFAULTS,
     decode_text: Decoder | None = None,
 ) -> "InFlight":
     """Start a rollout and return at once. Parameters come from `decode.prepare_params`."""
@@ -287,6 +288,11 @@ class InFlight:
         """Rows of `rollouts` that are complete, some at a time, each once."""
         while not self._complete.all():
             yield self._look()
+
+    def so_far(self) -> decode.Outputs:
+        """All rows as they are behind the chunks under way: waits for these."""
+        outputs = jax.device_get(self._loop.outputs)
+        return decode.Outputs(*map(np.asarray, outputs))
 
     def _look(self) -> np.ndarray:
         """Keep the device busy, then read its oldest report; rows that have become complete."""

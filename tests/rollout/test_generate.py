@@ -16,6 +16,7 @@ from r1jax.types import PromptBatch
 PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10, 11], [2, 2]]
 EOS = 0
 SAMPLING = SamplingParams(max_tokens=12, stop_ids=(EOS,))
+DEFAULTS = RolloutConfig()
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +30,7 @@ def tiny(**changes):
     return make_tiny(**changes)
 
 
-def start(prompts=PROMPTS, *, samples=3, seed=0, step=0, config=RolloutConfig(), **changes):
+def start(prompts=PROMPTS, *, samples=3, seed=0, step=0, config=DEFAULTS, **changes):
     options = {name: changes.pop(name) for name in ("sampling", "decode_text") if name in changes}
     module, params = tiny(**changes)
     return dispatch(
