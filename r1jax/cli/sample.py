@@ -60,8 +60,6 @@ flags.DEFINE_bool(
     "show_prompt", False, "print the whole prompt, template included", flag_values=FLAGS
 )
 USAGE = "r1jax sample [WORKDIR | --model=DIR] [--prompt=QUESTION] [--samples=N] [--chat] [--base]"
-# Every turn of a conversation has a longer prompt; few lengths are ever compiled.
-_CHAT_BUCKET = 256
 
 
 class Speaker(NamedTuple):
