@@ -26,6 +26,7 @@ from r1jax.models.lora import TARGETS
 from r1jax.objectives.policy import PolicyObjective
 from r1jax.ops.sampling import SamplingParams
 from r1jax.rewards.compose import Reward
+from r1jax.rollout.plan import RolloutConfig
 
 # What a run says of its model even where a checkpoint says the rest: how it is computed.
 RUNTIME_FIELDS = ("dtype", "remat", "attention")
@@ -175,6 +176,7 @@ class Config:
         default_factory=lambda: {"accuracy": 1.0, "format": 0.1}
     )
     grading: GradingConfig = GradingConfig()
+    rollout: RolloutConfig = dataclasses.field(default_factory=RolloutConfig)
     optim: OptimConfig = OptimConfig()
     batch: BatchConfig = BatchConfig()
     mesh: MeshConfig = MeshConfig()

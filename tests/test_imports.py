@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "mesh": LEAVES,
     "ops": LEAVES,
     "models": LEAVES | {"ops", "mesh"},
-    "config": LEAVES | {"data", "models", "objectives", "ops", "rewards"},
+    "config": LEAVES | {"data", "models", "objectives", "ops", "rewards", "rollout"},
     "rollout": LEAVES | {"ops", "mesh", "models"},
     "monitor": LEAVES,
     "training": LEAVES

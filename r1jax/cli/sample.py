@@ -192,9 +192,7 @@ class Speed:
         return f"{self.tokens} tokens; {rate} tokens/s after the first of each answer"
 
 
-def show_answers(
-    speaker: Speaker, prompt: PromptBatch, samples: int, speed: Speed
-) -> list[str]:
+def show_answers(speaker: Speaker, prompt: PromptBatch, samples: int, speed: Speed) -> list[str]:
     """Print all answers, one after another, the first as its tokens come; their texts."""
     setup = speaker.setup
     texts, shown = [""] * samples, [0] * samples

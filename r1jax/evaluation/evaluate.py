@@ -2,13 +2,12 @@
 
 import dataclasses
 
-import numpy as np
-
 from r1jax import rollout
 from r1jax.monitor.metrics import evaluation_metrics
-from r1jax.training.rl import grade
+from r1jax.training.grading import collect
+from r1jax.training.rl import submit_finished
 from r1jax.training.setup import Setup
-from r1jax.types import Graded, Params, PromptBatch, Rollouts
+from r1jax.types import Graded, Params, PromptBatch
 
 
 def evaluate(setup: Setup, params: Params) -> dict[str, float]:
@@ -29,40 +28,18 @@ def evaluate(setup: Setup, params: Params) -> dict[str, float]:
 def sample_graded(
     setup: Setup, decode_params: Params, prompts: PromptBatch, *, temperature: float, samples: int
 ) -> Graded:
-    """All prompts, as many at a time as a training step samples, so that memory is the same."""
-    rl = setup.config.rl
-    at_once = max(1, rl.prompts_per_step * rl.samples_per_prompt // samples)
-    at_once = min(at_once, len(prompts))
-    parts = []
-    for start in range(0, len(prompts), at_once):
-        chosen = np.arange(start, start + at_once) % len(prompts)  # the last chunk wraps: one shape
-        parts.append(
-            rollout.dispatch(
-                setup.module,
-                decode_params,
-                take(prompts, chosen),
-                sampling=dataclasses.replace(setup.sampling, temperature=temperature),
-                samples_per_prompt=samples,
-                seed=setup.config.seed,
-            )
-        )
-    rollouts = concatenate(prompts, [part.collect() for part in parts], samples)
-    return grade(setup, rollouts, 0)
-
-
-def take(prompts: PromptBatch, chosen: np.ndarray) -> PromptBatch:
-    return PromptBatch(
-        prompts.ids[chosen],
-        tuple(prompts.tokens[i] for i in chosen),
-        tuple(prompts.items[i] for i in chosen),
+    """All prompts, as many responses at a time as a training step has, so that memory is alike."""
+    config = setup.config
+    at_once = config.rollout.slots or config.rl.prompts_per_step * config.rl.samples_per_prompt
+    in_flight = rollout.dispatch(
+        setup.module,
+        decode_params,
+        prompts,
+        sampling=dataclasses.replace(setup.sampling, temperature=temperature),
+        samples_per_prompt=samples,
+        seed=config.seed,
+        config=dataclasses.replace(config.rollout, slots=at_once),
+        decode_text=setup.decode_text,
     )
-
-
-def concatenate(prompts: PromptBatch, parts: list[Rollouts], samples: int) -> Rollouts:
-    """One `Rollouts` of the first `len(prompts)` prompts of the parts."""
-    rows = len(prompts) * samples
-    joined = {
-        name: np.concatenate([getattr(part, name) for part in parts])[:rows]
-        for name in ("tokens", "logp", "lengths", "finished")
-    }
-    return Rollouts(prompts, **joined)
+    judged = submit_finished(setup, in_flight, 0)
+    return collect(in_flight.rollouts, setup.grader, judged)

@@ -114,14 +114,16 @@ def attend_cache(
     rows, count, heads, head_dim = q_RCNH.shape
     kv_heads = suffix.keys.shape[1]
     scale = head_dim**-0.5 if scale is None else scale
-    q = q_RCNH.reshape(rows, count, kv_heads, heads // kv_heads, head_dim)
-    q = jnp.transpose(q, (0, 2, 3, 1, 4))  # [R, K, g, C, H]
+    q = (q_RCNH * jnp.asarray(scale, q_RCNH.dtype)).reshape(
+        rows, count, kv_heads, heads // kv_heads, head_dim
+    )
+    score = functools.partial(_scores, jnp.transpose(q, (0, 2, 3, 1, 4)))
     places_RC = filled_R[:, None] + jnp.arange(count)[None]  # of the new tokens in the suffix
     own = jnp.arange(suffix.keys.shape[2])
     visible = own[None, None] <= places_RC[:, :, None]
     if window is not None:
         visible &= own[None, None] > places_RC[:, :, None] - window
-    blocks = [(_scores(q, suffix.keys, visible, scale), suffix.values)]
+    blocks = [(score(suffix.keys, visible), suffix.values)]
     if prefix is not None:
         read = jnp.arange(prefix.keys.shape[2])
         visible = read[None, None] < prefix_lengths_R[:, None, None]
@@ -129,7 +131,7 @@ def attend_cache(
             positions_RC = prefix_lengths_R[:, None] + places_RC
             visible &= read[None, None] > positions_RC[:, :, None] - window
         visible = jnp.broadcast_to(visible, (rows, count, read.size))
-        blocks.append((_scores(q, prefix.keys, visible, scale), prefix.values))
+        blocks.append((score(prefix.keys, visible), prefix.values))
     out = _mix(blocks).astype(suffix.values.dtype)
     return jnp.transpose(out, (0, 3, 1, 2, 4)).reshape(rows, count, heads, out.shape[-1])
 
@@ -138,10 +140,9 @@ def _scores(
     q_RKgCH: Float[Array, "R K g C H"],
     keys_UKSH: Float[Array, "U K S H"],
     visible_RCS: Bool[Array, "R C S"],
-    scale: float,
 ) -> Float[Array, "R K g C S"]:
     """Masked scores; the R / U rows that share keys make one product with them."""
-    scores = _by_unit(q_RKgCH, keys_UKSH, "ukmh,uksh->ukms") * jnp.float32(scale)
+    scores = _by_unit(q_RKgCH, keys_UKSH, "ukmh,uksh->ukms")
     return jnp.where(visible_RCS[:, None, None], scores, jnp.float32(MASKED))
 
 

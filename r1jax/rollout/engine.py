@@ -193,9 +193,9 @@ class Programs:
             tokens[place, : len(prompt)] = prompt
             lengths[place] = len(prompt)
         missing = at_once - len(chosen)
-        _, *waiting = requests.take(np.concatenate([chosen, np.repeat(chosen[:1], missing)]))
+        padded = requests.take(np.append(chosen, np.repeat(chosen[:1], missing)))
         places = np.append(chosen, np.repeat(self.plan.bank_prompts, missing))
-        waiting[0][len(chosen) :] = self.plan.rows
+        padded.rows[len(chosen) :] = self.plan.rows
         return decode.read_prompts(
             self.model,
             self.decode_params,
@@ -204,7 +204,7 @@ class Programs:
             tokens,
             lengths,
             places.astype(np.int32),
-            decode.Waiting(*waiting),
+            decode.Waiting(*map(jnp.asarray, padded[1:])),
             self.sampling_arrays,
             chunk=self.config.prefill_chunk,
         )
@@ -289,10 +289,15 @@ class InFlight:
         while not self._complete.all():
             yield self._look()
 
-    def so_far(self) -> decode.Outputs:
-        """All rows as they are behind the chunks under way: waits for these."""
-        outputs = jax.device_get(self._loop.outputs)
-        return decode.Outputs(*map(np.asarray, outputs))
+    @property
+    def busy_share(self) -> float:
+        """How much of the slots' time had a response in it."""
+        slots = self._plan.sizes[0] * self._plan.unit
+        return self.busy_steps / max(1, self.steps * slots)
+
+    def so_far(self) -> Any:
+        """`Outputs` of all rows, as they are behind the chunks under way: waits for these."""
+        return jax.device_get(self._loop.outputs)
 
     def _look(self) -> np.ndarray:
         """Keep the device busy, then read its oldest report; rows that have become complete."""

@@ -1,8 +1,9 @@
 """What a rollout will need, decided on the host before anything is compiled: shapes and bytes."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -133,15 +134,15 @@ def make_sizes(units: int, unit: int, row_multiple: int) -> tuple[int, ...]:
 
 def count_cache_bytes(config: ModelConfig, plan: Plan) -> int:
     """Caches at their largest: bank, prefixes, suffixes, and the suffixes they grew out of."""
-    before = plan.rooms[-2] if len(plan.rooms) > 1 else 0
+    *before, largest = plan.rooms
     shapes = [
         (plan.bank_prompts, plan.prompt_room),
         (plan.sizes[0], plan.prompt_room),
-        (plan.slots, plan.rooms[-1] + before),
+        (plan.slots, largest + max(before, default=0)),
     ]
+    make = functools.partial(transformer.empty_caches, config)
     return sum(
-        count_bytes(jax.eval_shape(lambda s=shape: transformer.empty_caches(config, *s)))
-        for shape in shapes
+        count_bytes(jax.eval_shape(functools.partial(make, rows, slots))) for rows, slots in shapes
     )
 
 
@@ -157,7 +158,7 @@ def require_memory(config: ModelConfig, plan: Plan, devices: int, free: int | No
         )
 
 
-def free_memory(device: jax.Device) -> int | None:
+def free_memory(device: Any) -> int | None:
     """Bytes this device can still give, None where nobody says."""
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:

@@ -42,9 +42,11 @@ def stream(
         seed=seed,
         config=RolloutConfig(chunk=every),
     )
-    for _ in rollout.finished():
+    looks = rollout.finished()
+    while True:
         seen = rollout.so_far()
         done = seen.endings != decode.GOING
         yield Progress(seen.tokens, seen.lengths, done, seen.endings == decode.STOPPED)
         if done.all():
             return
+        next(looks)  # which starts the next chunk

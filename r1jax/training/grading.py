@@ -19,27 +19,6 @@ def make_grader(config: Config) -> Grader:
     return Grader(config.make_reward(), limits)
 
 
-def grade_rollouts(
-    rollouts: Rollouts,
-    *,
-    grader: Grader,
-    tokenizer: Tokenizer,
-    opened_by_prompt: bool,
-    run_key: tuple[int, ...],
-) -> Graded:
-    """All at once, for a caller who has nothing else to do."""
-    rows = range(len(rollouts.lengths))
-    pending = submit_rows(
-        rollouts,
-        rows,
-        grader=grader,
-        tokenizer=tokenizer,
-        opened_by_prompt=opened_by_prompt,
-        run_key=run_key,
-    )
-    return collect(rollouts, grader, [(rows, pending)])
-
-
 def submit_rows(
     rollouts: Rollouts,
     rows: Sequence[int],

@@ -15,10 +15,11 @@ from r1jax import rollout
 from r1jax.config import Config
 from r1jax.monitor.metrics import rollout_metrics
 from r1jax.objectives import advantages as advantages_lib
+from r1jax.rewards.grader import Pending
 from r1jax.training.adapters import make_adapter_update
 from r1jax.training.batches import make_batches, rl_batch_shape
 from r1jax.training.checkpoint import Checkpoints
-from r1jax.training.grading import grade_rollouts
+from r1jax.training.grading import collect, submit_rows
 from r1jax.training.optimizer import make_optimizer
 from r1jax.training.session import Session
 from r1jax.training.setup import (
@@ -71,9 +72,10 @@ def train_rl(session: Session, base_params: Params) -> TrainState:
             in_flight = start_rollout(setup, policy, prompts, step)
         log.write()  # of the step before, while the device samples
         with clock("rollout"):
-            rollouts = in_flight.collect()
+            # Judged in the background as they end, while the device samples on.
+            judged = submit_finished(setup, in_flight, step)
         with clock("grade"):
-            graded = grade(setup, rollouts, step)
+            graded = collect(in_flight.rollouts, setup.grader, judged)
         with clock("pack"):
             batches = make_batches(config, shape, graded, compute_advantages(config, graded), step)
         with clock("update"):
@@ -156,17 +158,25 @@ def start_rollout(setup: Setup, params: Params, prompts: Any, step: int) -> roll
         samples_per_prompt=setup.config.rl.samples_per_prompt,
         seed=setup.config.seed,
         step=step,
+        config=setup.config.rollout,
+        decode_text=setup.decode_text,
     )
 
 
-def grade(setup: Setup, rollouts: Any, step: int) -> Graded:
-    return grade_rollouts(
-        rollouts,
+def submit_finished(
+    setup: Setup, in_flight: rollout.InFlight, step: int
+) -> list[tuple[list[int], Pending]]:
+    """See the rollout to its end and have its responses judged, in the background, as they come."""
+    submit = functools.partial(
+        submit_rows,
+        in_flight.rollouts,
         grader=setup.grader,
         tokenizer=setup.tokenizer,
         opened_by_prompt=setup.opened_by_prompt,
         run_key=(setup.config.seed, step),
     )
+    pieces = (rows.tolist() for rows in in_flight.finished())
+    return [(rows, submit(rows)) for rows in pieces if rows]
 
 
 def compute_advantages(config: Config, graded: Graded) -> np.ndarray:

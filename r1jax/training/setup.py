@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -48,6 +48,9 @@ class Setup:
     @property
     def sampling(self) -> SamplingParams:
         return dataclasses.replace(self.config.sampling, stop_ids=self.start.stop_ids)
+
+    def decode_text(self, tokens: Sequence[int]) -> str:
+        return self.tokenizer.decode(tokens, skip_special_tokens=True)
 
     @functools.cached_property
     def files(self) -> Files | None:

@@ -21,7 +21,6 @@ from r1jax.models.hf import files
 from r1jax.models.hf.config import read_config
 from r1jax.models.hf.hub import find_folder
 from r1jax.models.hf.save import companions
-from r1jax.ops.sampling import MAX_STOP_IDS
 
 FOLDER = "start"
 _RUN = "run.json"  # the config of an earlier run whose model has no Hugging Face form
@@ -124,7 +123,4 @@ def _stop_ids(
     found = [tokenizer.eos_token_id]
     for said in (generation.get("eos_token_id"), fields.get("eos_token_id")):
         found += said if isinstance(said, list) else [said]
-    ids = tuple(dict.fromkeys(token for token in found if isinstance(token, int)))
-    if len(ids) > MAX_STOP_IDS:
-        raise UserError(f"{path}: names {len(ids)} ids that end a text, at most {MAX_STOP_IDS}")
-    return ids
+    return tuple(dict.fromkeys(token for token in found if isinstance(token, int)))

@@ -6,7 +6,7 @@ import pytest
 from r1jax.config import Config
 from r1jax.data.tokenizers import SymbolTokenizer
 from r1jax.monitor.metrics import rollout_metrics
-from r1jax.training.grading import collect, grade_rollouts, make_grader, submit_rows
+from r1jax.training.grading import collect, make_grader, submit_rows
 from r1jax.types import PromptBatch, Rollouts
 
 TOKENIZER = SymbolTokenizer("0123456789/+x")
@@ -22,6 +22,12 @@ TEXTS = [
     ("<think>13</think><answer>3</answer>", "3"),
     ("<think></think><answer>2/4</answer>", "<think></think><answer>1</answer>"),
 ]
+
+
+def grade_rollouts(rollouts, *, grader, **how):
+    """All rows at once."""
+    rows = range(len(rollouts.lengths))
+    return collect(rollouts, grader, [(rows, submit_rows(rollouts, rows, grader=grader, **how))])
 
 
 def make_rollouts():
