@@ -290,7 +290,9 @@ class Mtp(nn.Module):
         positions: Int[Array, "R 1"],
         cache: LayerCache,
     ) -> tuple[Float[Array, "R 1 D"], LayerCache]:
-        x, cache = self.block.decode(self._joined(hidden, next_tokens), positions, None, cache)
+        """One more token per row; `positions` are also the places of the cache."""
+        joined, filled = self._joined(hidden, next_tokens), positions[:, 0]
+        x, cache = self.block.extend(joined, None, None, cache, jnp.zeros_like(filled), filled)
         return rms_norm(x, self.output_norm, self.config.norm_eps), cache
 
     def _joined(
