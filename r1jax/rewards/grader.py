@@ -135,7 +135,7 @@ class Grader:
                 else:
                     pending.put(place, "accuracy", quick)
             else:
-                pending.put(place, "accuracy", verifiers.AT_ONCE[name](sample, name))
+                pending.put(place, "accuracy", verifiers.at_once(sample, name))
             if "judge" in self.reward.weights:
                 pending.add(place, "judge", self._ask_judge(sample, deadline, failures))
         if hard:
@@ -194,6 +194,8 @@ class Grader:
         def work() -> Judgement:
             if time.monotonic() > deadline:
                 return Judgement(None, status="deadline")
+            if not verifiers.reference(sample.item):
+                return Judgement(None, status="gold", detail="no answer to judge by")
             down = failures.length >= _JUDGE_IS_DOWN
             value = None if down else parts.ask_judge(sample, **settings)
             failures.add(value is None)

@@ -53,7 +53,7 @@ def lint(record: Item, routes: Mapping[str, str]) -> Finding:
         name = verifiers.name_of(record, routes)
     except UserError as error:
         return Finding(task, str(error))
-    record = {**record, "answer": str(record.get("answer") or "")}
+    record = {**record, "answer": verifiers.reference(record)}
     if name == "code":
         return Finding(task, *_lint_code(record))
     if name == "math":

@@ -163,7 +163,7 @@ def ask_judge(
     """The judge sees the final summary, not the thoughts. Slow: for threads."""
     return judge_lib.correctness(
         chat_of(url, model, **endpoint),
-        str(sample.item["question"]),
+        str(sample.item.get("question", "")),
         str(sample.item["answer"]),
         scores.final_summary(sample.text) or sample.text,
         judgements=judgements,

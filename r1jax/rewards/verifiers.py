@@ -41,6 +41,20 @@ def name_of(item: Item, routes: Mapping[str, str]) -> str:
 # at once
 
 
+def at_once(sample: Sample, name: str) -> Judgement:
+    """The verdict of a cheap verifier; an item that lacks what it needs masks."""
+    try:
+        return AT_ONCE[name](sample, name)
+    except (KeyError, TypeError, ValueError) as error:
+        why = f"the item lacks what {name} needs: {type(error).__name__} {error}"
+        return Judgement(None, status="gold", detail=why)
+
+
+def reference(item: Item) -> str:
+    answer = item.get("answer")
+    return "" if answer is None else str(answer)
+
+
 def by_task(sample: Sample, name: str) -> Judgement:
     """A procedural task: the answer of a well-formed response, exactly."""
     response = sample.response
@@ -57,7 +71,7 @@ def _checker(name: str) -> Callable[[str, Item], bool]:
 def by_choice(sample: Sample, name: str) -> Judgement:
     del name
     options = options_of(sample.item)
-    right = choice.verify(sample.text, str(sample.item["answer"]), options=options)
+    right = choice.verify(sample.text, reference(sample.item), options=options)
     if right is None:
         return Judgement(None, status="gold", detail="the gold names no option")
     chosen = choice.extract(sample.text, options=options)
@@ -88,7 +102,7 @@ def by_logic(sample: Sample, name: str) -> Judgement:
 def quick_math(sample: Sample) -> tuple[extract.Extraction, Judgement | None]:
     """What is to be compared, and the verdict where that needs no parser."""
     found = extract.extract_answer(sample.text)
-    verdict = grader.quick_verdict(found, str(sample.item["answer"]))
+    verdict = grader.quick_verdict(found, reference(sample.item))
     return found, None if verdict is None else read_math(verdict)
 
 
@@ -100,7 +114,7 @@ def _right_or_wrong(right: bool, answer: str | None) -> Judgement:
 
 
 def math_item(sample: Sample, found: extract.Extraction, timeout_s: float) -> dict[str, Any]:
-    return {"math": math_batch.as_item(found, str(sample.item["answer"]), timeout_s)}
+    return {"math": math_batch.as_item(found, reference(sample.item), timeout_s)}
 
 
 def read_math(verdict: grader.Verdict) -> Judgement:

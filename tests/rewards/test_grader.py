@@ -42,6 +42,7 @@ MIXED = [
     (codes(PROGRAM, {"type": "riddle"}), None, "infra"),
     (codes(PROGRAM, None), None, "gold"),
     (maths("\\boxed{7}", "7"), 1.0, "ok"),
+    (maths("\\boxed{0}", 0), 1.0, "ok"),
 ]
 
 
@@ -64,6 +65,21 @@ def test_pieces_may_be_submitted_early_and_collected_late():
         by_piece = [piece.collect() for piece in reversed(pieces)][::-1]
         ordered = [by_piece[place % 3][place // 3] for place in range(len(everything))]
         assert grader.finish(ordered)[1] == whole
+
+
+@pytest.mark.parametrize("task", ["math", "choice", "code", "running_sum", "24", "logic", "zebra"])
+def test_an_item_without_its_reference_is_masked(task):
+    puzzle = {"puzzle": "countdown"} if task == "logic" else {}
+    text = "<think>a</think><answer>1</answer>\n```python\nprint(1)\n```"
+    for answer in ({}, {"answer": None}, {"answer": ""}):
+        item = {"question": "?", "task": task, **puzzle, **answer}
+        texts = [Sample(text, item), Sample("<think>a</think><answer>1</answer>", item)]
+        with Grader(Reward({"accuracy": 1.0, "format": 1.0})) as grader:
+            samples, grades = grader.finish(grader.submit(texts).collect())
+        if task == "running_sum" and answer:  # judged by what there is
+            continue
+        assert grades[1].reward is None, samples[1].accuracy
+        assert samples[1].accuracy.status == "gold"
 
 
 def test_submit_does_not_wait():

@@ -13,6 +13,7 @@ DOUBLE = {"type": "stdin", "cases": [{"input": "2", "output": "4"}]}
 FINE = [
     {"question": "1+1?", "answer": "2"},
     {"question": "How many?", "answer": 7},
+    {"question": "How few?", "answer": 0},
     {"question": "Solve.", "answer": "\\frac{1}{2}", "task": "math", "id": "a"},
     {"question": "GSM8K", "answer": "so 3 + 4 = 7\n#### 7", "task": "math"},
     {"question": "Which?", "answer": "B", "task": "choice", "options": ["x", "y"]},
