@@ -2,7 +2,15 @@
 
 from r1jax.ops.sampling import SamplingParams
 from r1jax.rollout.decode import prepare_params
-from r1jax.rollout.engine import InFlight, dispatch, generate
+from r1jax.rollout.engine import InFlight, as_prompt_batch, dispatch, generate
 from r1jax.rollout.plan import RolloutConfig
 
-__all__ = ["InFlight", "RolloutConfig", "SamplingParams", "dispatch", "generate", "prepare_params"]
+__all__ = [
+    "InFlight",
+    "RolloutConfig",
+    "SamplingParams",
+    "as_prompt_batch",
+    "dispatch",
+    "generate",
+    "prepare_params",
+]

@@ -129,17 +129,22 @@ def test_without_stop_tokens_every_response_is_cut():
 @pytest.mark.parametrize("stop_ids", [(3, 7), tuple(range(1, 24, 3)), tuple(range(2, 24, 3))])
 def test_decoding_ends_with_the_last_response(stop_ids):
     """The first token comes from the prompt: n tokens take n - 1 steps."""
-    rollout = start(sampling=SamplingParams(max_tokens=12, stop_ids=stop_ids))
+    sampling = SamplingParams(max_tokens=12, stop_ids=stop_ids)
+    rollout = start(sampling=sampling, config=RolloutConfig(slots=12))
     lengths = rollout.collect().lengths
     assert rollout.steps == lengths.max() - 1
+    assert rollout.busy_share == (lengths - 1).sum() / (rollout.steps * 12)
     assert rollout.busy_steps == (lengths - 1).sum()
 
 
 PLAIN = RolloutConfig(share_prompts="never", chunk=100)
 WAYS = {
     "all defaults": RolloutConfig(),
+    "all at once": RolloutConfig(slots=100),
     "one slot": RolloutConfig(slots=1),
     "few slots": RolloutConfig(slots=5, chunk=3),
+    "fewer slots for the tail": RolloutConfig(slots=100, chunk=2, tail_from=1),
+    "a shared prompt, and a tail": RolloutConfig(share_prompts="always", chunk=2, tail_from=1),
     "a step at a time": RolloutConfig(chunk=1, room=2),
     "rooms that grow": RolloutConfig(slots=7, chunk=2, room=3),
     "a shared prompt": RolloutConfig(share_prompts="always", chunk=4),

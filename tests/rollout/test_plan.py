@@ -1,0 +1,110 @@
+"""Shapes of a rollout: few of them, large enough, and refused when they cannot fit."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from helpers import TINY, make_tiny
+
+from r1jax.errors import UserError
+from r1jax.ops.kv_cache import count_bytes
+from r1jax.rollout import RolloutConfig, SamplingParams, engine, generate, plan
+
+MAY_END = SamplingParams(max_tokens=100, stop_ids=(1,))
+NEVER_END = SamplingParams(max_tokens=100)
+
+
+def make(lengths=(5, 9), samples=4, sampling=MAY_END, multiple=1, **config):
+    return plan.make_plan(
+        lengths,
+        samples_per_prompt=samples,
+        sampling=sampling,
+        config=RolloutConfig(**config),
+        row_multiple=multiple,
+    )
+
+
+def test_prompt_buckets_are_few_and_waste_at_most_half():
+    buckets = {plan.prompt_bucket(length) for length in range(1, 5000)}
+    assert len(buckets) < 20
+    assert all(
+        length <= plan.prompt_bucket(length) < 16 + 1.5 * length for length in range(1, 5000)
+    )
+
+
+@pytest.mark.parametrize("most", [1, 2, 12, 128, 129, 384, 5000, 32768])
+@pytest.mark.parametrize("first", [0, 1, 100])
+def test_rooms_grow_to_what_the_longest_response_needs(most, first):
+    rooms = plan.make_rooms(most, first)
+    assert rooms[-1] >= most - 1
+    assert rooms[-1] < most + 8
+    assert sorted(rooms) == list(rooms)
+    assert first or len(rooms) <= 3
+    assert not first or rooms[0] <= first + 7
+
+
+@pytest.mark.parametrize("multiple", [1, 2, 8])
+@pytest.mark.parametrize("slots", [0, 1, 5, 100])
+@pytest.mark.parametrize("share", ["always", "never"])
+def test_slots_are_whole_units_that_split_over_devices(multiple, slots, share):
+    made = make(lengths=[5] * 9, slots=slots, share_prompts=share, multiple=multiple, tail_from=1)
+    for units in made.sizes:
+        assert units * made.unit % multiple == 0
+    assert made.bank_prompts % multiple == 0
+    assert made.sizes[0] * made.unit == made.slots
+    assert made.unit in (1, 4)
+    assert list(made.sizes) == sorted(set(made.sizes), reverse=True)
+
+
+def test_a_prompt_is_shared_where_its_responses_end_together_or_it_is_long():
+    assert make(sampling=NEVER_END).unit == 4
+    assert make(sampling=MAY_END).unit == 1
+    assert make(lengths=[300], sampling=MAY_END, slots=4).unit == 4
+    assert make(lengths=[300], sampling=MAY_END, slots=3).unit == 1  # a unit would not fit
+    assert make(lengths=[300], sampling=MAY_END, share_prompts="never").unit == 1
+
+
+def test_cache_bytes_are_what_the_caches_take():
+    made = make(lengths=[20] * 3, slots=6, room=16)
+    sizes = (made.bank_prompts + made.sizes[0]) * made.prompt_room
+    sizes += made.slots * (made.rooms[-1] + made.rooms[-2])
+    heads, key, value = TINY.cache_dims
+    wanted = sizes * TINY.layers * heads * (key + value) * 4
+    assert plan.count_cache_bytes(TINY, made) == wanted
+    assert count_bytes([]) == 0
+
+
+def test_caches_too_large_for_the_machine_are_refused_before_anything_is_compiled(monkeypatch):
+    made = make(lengths=[20])
+    plan.require_memory(TINY, made, devices=1, free=None)
+    with pytest.raises(UserError, match=r"slots.*need 0\.0 GB.*lower config.rollout.slots"):
+        plan.require_memory(TINY, made, devices=1, free=1000)
+    monkeypatch.setattr(plan, "free_memory", lambda _: 1000)
+    with pytest.raises(UserError, match="lower config"):
+        generate(
+            *make_tiny(),
+            [[1]],
+            sampling=SamplingParams(max_tokens=77),
+            samples_per_prompt=1,
+            seed=0,
+        )
+
+
+def test_this_machine_says_how_much_memory_is_free():
+    free = plan.free_memory(jax.devices()[0])
+    assert free is not None
+    assert 1e8 < free < 1e14
+
+
+@pytest.mark.parametrize("change", [{"slots": -1}, {"chunk": 0}, {"prefill_chunk": 0}])
+def test_impossible_settings_are_refused_by_name(change):
+    with pytest.raises(ValueError, match=f"rollout.{next(iter(change))}"):
+        RolloutConfig(**change)
+
+
+def test_there_are_as_many_decoding_programs_as_the_plan_says():
+    made = make(lengths=[5] * 9, sampling=dataclasses.replace(MAY_END, max_tokens=1000), slots=32)
+    shapes = engine.decoding_shapes(made)
+    assert len(shapes) == len(set(shapes)) == len(made.rooms) + len(made.sizes) - 1 <= 5
+    assert np.prod(shapes[0]) > 0
