@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import TINY, make_tiny
+from helpers import TINY, make_tiny, quick_compiles
 
 from r1jax import mesh as mesh_lib
 from r1jax import models, rollout
@@ -45,7 +45,8 @@ def equal_trees(left, right):
 def test_logits_are_those_of_transformers(case):
     wanted = np.load(GOLDEN / case / "wanted.npz")
     module, params = models.load(GOLDEN / case, dtype="float32")
-    logits = apply(module, params, jnp.asarray(wanted["tokens"], jnp.int32))
+    with quick_compiles():
+        logits = apply(module, params, jnp.asarray(wanted["tokens"], jnp.int32))
     np.testing.assert_allclose(logits, wanted["logits"], atol=2e-5)
 
 
@@ -54,14 +55,15 @@ def test_greedy_responses_are_those_of_transformers(case):
     """The decoding path: windows, scaled RoPE and all."""
     wanted = np.load(GOLDEN / case / "wanted.npz")
     module, params = models.load(GOLDEN / case, dtype="float32")
-    rollouts = rollout.generate(
-        module,
-        params,
-        wanted["tokens"].tolist(),
-        sampling=SamplingParams(temperature=0.0, max_tokens=wanted["greedy"].shape[1]),
-        samples_per_prompt=1,
-        seed=0,
-    )
+    with quick_compiles():
+        rollouts = rollout.generate(
+            module,
+            params,
+            wanted["tokens"].tolist(),
+            sampling=SamplingParams(temperature=0.0, max_tokens=wanted["greedy"].shape[1]),
+            samples_per_prompt=1,
+            seed=0,
+        )
     np.testing.assert_array_equal(rollouts.tokens, wanted["greedy"])
 
 
@@ -407,6 +409,22 @@ def test_broken_checkpoints_end_in_one_line_that_says_what(fault, folder):
     for word in [str(folder), *words]:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_broken_experts_are_listed_one_by_one(tmp_path):
+    folder = shutil.copytree(GOLDEN / "deepseek_v3", tmp_path / "model")
+    expert = "model.layers.1.mlp.experts.{}.up_proj.weight"
+    bias = "model.layers.1.mlp.gate.e_score_correction_bias"
+    rewrite(folder, lambda arrays: arrays.update({expert.format(8): arrays[expert.format(7)]}))
+    with pytest.raises(UserError, match=f"not part of this model: {expert.format(8)}"):
+        models.load(folder)
+    rewrite(folder, lambda arrays: [arrays.pop(expert.format(8)), arrays.pop(bias)])
+    with pytest.raises(UserError, match=f"missing: {bias}$"):
+        models.load(folder)
+    folder = shutil.copytree(GOLDEN / "deepseek_v3", tmp_path / "other")
+    rewrite(folder, lambda a: a.update({expert.format(3): a[expert.format(3)][:-1]}))
+    with pytest.raises(UserError, match=r"experts.3.up_proj.weight \[7, 48\] instead of \[8, 48\]"):
+        models.load(folder)
 
 
 def test_a_repeated_tied_head_is_accepted_only_if_it_is_the_same(tmp_path):

@@ -130,6 +130,7 @@ def test_responses_are_those_of_one_device(name):
     np.testing.assert_allclose(got.logp, wanted.logp, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_experts_that_do_not_divide_are_held_by_all():
     module, params = make_tiny(moe=dataclasses.replace(QWEN, experts=6))
     wanted, _ = jax.jit(functools.partial(run, module))(params)
