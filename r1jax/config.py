@@ -116,10 +116,8 @@ class RLConfig:
 class BatchConfig:
     """How an update is cut up. Changes memory and speed, never the result."""
 
-    tokens_per_device: int = 8192  # of one micro-batch
-    row_length: int = (
-        0  # 0 = just the longest prompt and response; or a prompt and all that share it
-    )
+    tokens_per_device: int = 0  # of one micro-batch; 0 = what suits the kind of device
+    row_length: int = 0  # 0 = the longest prompt and response, or a prompt and all that share it
     # Whether responses that share a row share their prompt's places too; None = where prompts are
     # long: at least as long as responses, and as a block of attention.
     share_prompts: bool | None = None
@@ -482,7 +480,7 @@ def _rl_problems(config: Config) -> list[Problem]:
 def _run_problems(config: Config) -> list[Problem]:
     return [
         *_lora_problems(config.lora),
-        _below("batch.tokens_per_device", config.batch.tokens_per_device, 1),
+        _below("batch.tokens_per_device", config.batch.tokens_per_device, 0),
         _below("batch.row_length", config.batch.row_length, 0),
         _below("eval.prompts", config.eval.prompts, 1),
         _below("eval.samples", config.eval.samples, 1),

@@ -86,7 +86,7 @@ class PackedBatch:
     tokens: Any  # int32
     positions: Any  # int32, restart in each sequence
     segment_ids: Any  # int32, places that see each other
-    prefix_ids: Any  # int32, the segment that a place sees besides: a shared prompt's; or its own
+    prefix_ids: Any  # int32, the segment a place sees besides: a shared prompt's. None = no sharing
     sources: Any  # int32, the place that predicts
     targets: Any  # int32
     mask: Any  # bool, True = the prediction of this target counts

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "data": DATA,
     "rewards": DATA,
     "mesh": LEAVES,
-    "ops": LEAVES,
+    "ops": LEAVES | {"mesh"},
     "models": LEAVES | {"ops", "mesh"},
     "config": LEAVES | {"data", "models", "objectives", "ops", "rewards", "rollout"},
     "rollout": LEAVES | {"ops", "mesh", "models"},

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -36,6 +37,10 @@ def make_places(
     return Places(index, *arrays)
 
 
+# `splash` runs on TPUs; `splash_interpret` is the same kernel on any device, slowly: for tests.
+BACKENDS = ("xla", "splash", "splash_interpret")
+
+
 def can_share_prompts(backend: str) -> bool:
     """Whether the backend honours `prefix_ids`."""
     return backend == "xla"
@@ -59,33 +64,61 @@ def attend(
     A place also sees the segment that `prefix_ids` names: a prompt that several responses share.
     With a `window`, a token sees itself and the `window - 1` positions before it; it may be traced,
     so that layers of different windows can share a scan. Positions are places unless given.
+
+    A backend that cannot honour what is asked for refuses.
     """
-    if backend != "xla":
-        raise ValueError(f"attention backend {backend!r} is unknown; known: 'xla'")
-    rows, length, heads, head_dim = q_BTNH.shape
-    kv_heads = k_BTKH.shape[2]
-    scale = head_dim**-0.5 if scale is None else scale
+    if backend not in BACKENDS:
+        raise ValueError(f"attention backend {backend!r} is unknown; known: {', '.join(BACKENDS)}")
+    scale = q_BTNH.shape[-1] ** -0.5 if scale is None else scale
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q_BTNH, k_BTKH, v_BTKU))
+    q = q * jnp.asarray(scale, q.dtype)
+    if backend == "xla":
+        places = make_places(segment_ids_BT, prefix_ids_BT, positions_BT)
+        out = _attend_xla(q, k, v, places, window, block)
+    else:
+        _require_splash(prefix_ids_BT, window, q.shape[-1], v.shape[-1])
+        out = _attend_splash(q, k, v, segment_ids_BT, window, backend)
+    return jnp.swapaxes(out, 1, 2)
+
+
+def _attend_xla(q, k, v, places, window, block) -> Array:
+    rows, heads, length, head_dim = q.shape
+    kv_heads = k.shape[1]
     block = _even_block(length, block)
     extra = -length % block
-    places = make_places(segment_ids_BT, prefix_ids_BT, positions_BT)
+    q, k, v = (jnp.pad(x, ((0, 0), (0, 0), (0, extra), (0, 0))) for x in (q, k, v))
     places = Places(
         jnp.arange(length + extra), *(jnp.pad(x, ((0, 0), (0, extra))) for x in places[1:])
     )
+    q = q.reshape(rows, kv_heads, heads // kv_heads, length + extra, head_dim)
+    out = attend_blocks(q, k, v, places, window=window, block=block)
+    return out.reshape(rows, heads, length + extra, -1)[:, :, :length]
 
-    def rows_of_heads(x_BTKH: Array) -> Array:
-        return jnp.pad(jnp.swapaxes(x_BTKH, 1, 2), ((0, 0), (0, 0), (0, extra), (0, 0)))
 
-    q = rows_of_heads(q_BTNH * jnp.asarray(scale, q_BTNH.dtype))
-    out = attend_blocks(
-        q.reshape(rows, kv_heads, heads // kv_heads, length + extra, head_dim),
-        rows_of_heads(k_BTKH),
-        rows_of_heads(v_BTKU),
-        places,
+def _require_splash(prefix_ids, window, head_dim: int, value_dim: int) -> None:
+    problems = [
+        (prefix_ids is not None, "shared prompts: set batch.share_prompts to False"),
+        (isinstance(window, jax.Array), "windows that differ from layer to layer"),
+        (head_dim != value_dim, f"values of {value_dim} beside keys of {head_dim}"),
+    ]
+    for wrong, what in problems:
+        if wrong:
+            raise ValueError(f"attention backend 'splash' cannot do {what}; use 'xla'")
+
+
+def _attend_splash(q, k, v, segment_ids, window, backend) -> Array:
+    # Imported where it is used: it brings Pallas along.
+    from r1jax.ops import splash
+
+    length = q.shape[2]
+    q, k, v = (splash.pad_places(x, 2) for x in (q, k, v))
+    out = splash.attend_splash(
+        *(q, k, v),
+        splash.pad_places(segment_ids, 1),
         window=window,
-        block=block,
+        interpret=backend == "splash_interpret",
     )
-    out = out.reshape(rows, heads, length + extra, -1)[:, :, :length]
-    return jnp.swapaxes(out, 1, 2)
+    return out[:, :, :length]
 
 
 def _even_block(length: int, block: int) -> int:

@@ -5,11 +5,11 @@ import dataclasses
 from collections.abc import Sequence as SequenceOf
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from r1jax.types import PackedBatch
 
-FIELDS = tuple(field.name for field in dataclasses.fields(PackedBatch))
 _RESPONSE_FIELDS = ("mask", "advantages", "logp_behavior")
 
 
@@ -126,7 +126,8 @@ def pack(
         raise ValueError(
             f"{len(items)} sequences need {len(layout)} rows of {row_length}, {rows} allowed"
         )
-    batch = empty_batch((len(layout) if rows is None else rows, row_length))
+    shape = (len(layout) if rows is None else rows, row_length)
+    batch = empty_batch(shape, share_prompts)
     for row, parts in enumerate(layout):
         cursor = Cursor(0, 0, 1)
         for prompt, members in parts:
@@ -138,10 +139,11 @@ def pack(
     return batch
 
 
-def empty_batch(shape: tuple[int, int]) -> PackedBatch:
-    integers = set(FIELDS) - {"mask", "advantages", "logp_behavior", "logp_ref"}
+def empty_batch(shape: tuple[int, int], share_prompts: bool) -> PackedBatch:
+    integers = ("tokens", "positions", "segment_ids", "sources", "targets", "sequence_ids")
     return PackedBatch(
-        **{name: np.zeros(shape, np.int32) for name in integers},
+        **{name: np.zeros(shape, np.int32) for name in (*integers, "prompt_ids")},
+        prefix_ids=np.zeros(shape, np.int32) if share_prompts else None,
         mask=np.zeros(shape, bool),
         advantages=np.zeros(shape, np.float32),
         logp_behavior=np.zeros(shape, np.float32),
@@ -202,7 +204,9 @@ def _lay_places(
 ) -> None:
     batch.tokens[row, at] = tokens
     batch.positions[row, at] = np.arange(position, position + len(at))
-    batch.segment_ids[row, at], batch.prefix_ids[row, at] = ids
+    batch.segment_ids[row, at], prefix = ids
+    if batch.prefix_ids is not None:
+        batch.prefix_ids[row, at] = prefix
 
 
 def _lay_predictions(
@@ -234,6 +238,6 @@ def split_micro(batch: PackedBatch, rows_per_micro: int) -> tuple[PackedBatch, i
     if rows % rows_per_micro:
         raise ValueError(f"{rows} rows do not split into micro-batches of {rows_per_micro}")
     shape = (rows // rows_per_micro, rows_per_micro, length)
-    fields = {name: getattr(batch, name).reshape(shape) for name in FIELDS}
-    used = int(np.sum(np.any(fields["segment_ids"] > 0, axis=(1, 2))))
-    return PackedBatch(**fields), used
+    split = jax.tree.map(lambda field: field.reshape(shape), batch)
+    used = int(np.sum(np.any(split.segment_ids > 0, axis=(1, 2))))
+    return split, used

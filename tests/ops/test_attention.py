@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import softmax
 
-from r1jax.ops import attention
+from r1jax.ops import attention, blocked_attention
 from r1jax.ops.kv_cache import LayerCache
 
 attend = jax.jit(attention.attend, static_argnames=("window", "scale", "backend"))
@@ -69,8 +69,56 @@ def test_a_packed_segment_is_attended_as_if_alone(window):
         np.testing.assert_allclose(packed[row, places], alone[0], atol=1e-6)
 
 
-@pytest.mark.parametrize("changed", [1, 2, 3])
-def test_a_segment_has_no_influence_on_the_others(changed):
+@pytest.mark.parametrize(("block", "window"), [(8, None), (16, 9), (128, 9)])
+def test_blocks_equal_one_dense_softmax_with_its_gradients(block, window):
+    """Random segments and prefixes over several blocks, against every pair at once."""
+    rng = np.random.default_rng(1)
+    length = 52
+    segment_ids = np.zeros((2, length), int)
+    prefix_ids = np.zeros((2, length), int)
+    for row, starts in enumerate(([0, 9, 20, 21, 40], [0, 3, 30])):
+        for number, (start, end) in enumerate(zip(starts, [*starts[1:], 47], strict=True), 1):
+            segment_ids[row, start:end] = number
+            prefix_ids[row, start:end] = number if number < 3 else 2
+    positions = rng.integers(0, 30, segment_ids.shape)
+    names = ("segment_ids_BT", "prefix_ids_BT", "positions_BT")
+    ids = dict(zip(names, map(jnp.asarray, (segment_ids, prefix_ids, positions)), strict=True))
+    q, k, v, cotangent = (
+        rng.normal(size=(2, length, heads, HEAD_DIM)).astype(np.float32) for heads in (4, 2, 2, 4)
+    )
+
+    def dense(q, k, v):
+        mask = attention.packed_mask(window=window, **ids)
+        keys, values = (jnp.repeat(x, 2, axis=2) for x in (k, v))
+        scores = jnp.einsum("btnh,bsnh->bnts", q, keys) / jnp.float32(np.sqrt(HEAD_DIM))
+        weights = jax.nn.softmax(jnp.where(mask[:, None], scores, -jnp.inf), axis=-1)
+        return jnp.einsum("bnts,bsnh->btnh", weights, values)
+
+    def blocked(q, k, v):
+        return attention.attend(q, k, v, **ids, window=window, block=block)
+
+    (out, pull), (wanted, wanted_pull) = (jax.vjp(f, q, k, v) for f in (jax.jit(blocked), dense))
+    counted = np.where((segment_ids > 0)[..., None, None], cotangent, 0).astype(np.float32)
+    np.testing.assert_allclose(
+        np.where(segment_ids[..., None, None] > 0, out - wanted, 0), 0, atol=2e-6
+    )
+    for grad, wanted_grad in zip(pull(counted), wanted_pull(counted), strict=True):
+        np.testing.assert_allclose(grad, wanted_grad, atol=5e-6)
+
+
+def test_blocks_that_see_nothing_of_each_other_are_not_visited():
+    """16 segments of one block each: 16 pairs, not the 136 below the diagonal."""
+    segment_ids = jnp.repeat(jnp.arange(1, 17), 8)[None]
+    places = attention.make_places(segment_ids, None, None)
+    assert blocked_attention.find_pairs(places, 8).count == 16
+    shared = attention.make_places(segment_ids, jnp.ones_like(segment_ids), None)
+    assert blocked_attention.find_pairs(shared, 8).count == 31
+
+
+@pytest.mark.parametrize(
+    ("backend", "changed"), [("xla", 1), ("xla", 2), ("xla", 3), ("splash_interpret", 2)]
+)
+def test_a_segment_has_no_influence_on_the_others(backend, changed):
     """Not a bit of the values or gradients of the others moves, whatever the segment holds."""
     qkv = make_qkv()
     places = np.flatnonzero(SEGMENTS[0] == changed)
@@ -80,7 +128,7 @@ def test_a_segment_has_no_influence_on_the_others(changed):
         x[0, places] = 1e3
 
     def outputs_of_others(q, k, v):
-        out = attend(q, k, v, segment_ids_BT=SEGMENTS)
+        out = attend(q, k, v, segment_ids_BT=SEGMENTS, backend=backend)
         return jnp.sum(jnp.sin(out[0, others])), out[0, others]
 
     gradient = jax.grad(outputs_of_others, argnums=(0, 1, 2), has_aux=True)
@@ -165,3 +213,31 @@ def test_without_a_prefix_the_suffix_is_all():
 def test_an_unknown_backend_is_refused():
     with pytest.raises(ValueError, match="backend 'flash' is unknown"):
         attend(*make_qkv(), segment_ids_BT=SEGMENTS, backend="flash")
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_splash_equals_xla_with_its_gradients(window):
+    qkv = make_qkv()
+    counted = (SEGMENTS > 0)[..., None, None]
+
+    def total(backend, *qkv):
+        out = attend(*qkv, segment_ids_BT=SEGMENTS, window=window, backend=backend)
+        out = jnp.where(counted, out, 0)
+        return jnp.sum(jnp.sin(out)), out
+
+    gradient = jax.grad(total, argnums=(1, 2, 3), has_aux=True)
+    found, wanted = gradient("splash_interpret", *qkv), gradient("xla", *qkv)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=3e-5), found, wanted)
+
+
+def test_splash_refuses_what_it_cannot_do():
+    q, k, v, segment_ids = map(jnp.asarray, (*make_qkv(), SEGMENTS))
+    asked = [
+        ({"prefix_ids_BT": segment_ids}, "shared prompts"),
+        ({"window": jnp.int32(3)}, "windows that differ"),
+    ]
+    for options, what in asked:
+        with pytest.raises(ValueError, match=f"'splash' cannot do {what}"):
+            attention.attend(q, k, v, segment_ids_BT=segment_ids, backend="splash", **options)
+    with pytest.raises(ValueError, match="values of 4 beside keys of 8"):
+        attention.attend(q, k, v[..., :4], segment_ids_BT=segment_ids, backend="splash")

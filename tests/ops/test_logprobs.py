@@ -93,3 +93,79 @@ def test_no_array_of_tokens_by_vocabulary_is_ever_made():
     assert largest_buffer(compiled.as_text()) == chunk * vocabulary
     logits_bytes = 4 * length * vocabulary
     assert compiled.memory_analysis().temp_size_in_bytes < logits_bytes
+
+
+@pytest.mark.parametrize("chunk", [3, 9, 1000])
+def test_uncounted_targets_are_left_out_and_sources_chosen(chunk):
+    """Values and gradients of the counted ones, predicted wherever they say."""
+    hidden, head, targets = make_inputs()
+    rng = np.random.default_rng(2)
+    mask = rng.random(targets.shape) < 0.4
+    mask[1] = False
+    sources = rng.integers(0, LENGTH, targets.shape)
+
+    @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
+    def counted(hidden, head, **options):
+        logp, entropy = token_logprobs(hidden, head, targets, chunk=chunk, **options)
+        return jnp.sum(jnp.where(mask, logp + 0.3 * entropy, 0)), (logp, entropy)
+
+    (_, found), grads = jax.jit(counted)(hidden, head, mask_BC=mask, sources_BC=sources)
+
+    def plain(hidden, head):
+        return counted(jnp.take_along_axis(hidden, sources[..., None], axis=1), head)
+
+    (_, wanted), _ = plain(hidden, head)
+    for x, y in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(np.asarray(x)[mask], np.asarray(y)[mask], atol=1e-6)
+    wanted_grads = jax.grad(lambda *args: plain(*args)[0][0], argnums=(0, 1))(hidden, head)
+    for x, y in zip(grads, wanted_grads, strict=True):
+        np.testing.assert_allclose(x, y, atol=2e-6)
+
+
+def test_work_follows_the_counted_targets_and_nothing_recompiles():
+    """NaN in the head shows which chunks were computed: those up to the longest row's last one."""
+    hidden, head, targets = make_inputs()
+    logprobs = jax.jit(functools.partial(token_logprobs, chunk=6))  # two columns of three rows
+    broken = jnp.full_like(head, jnp.nan)
+    for counted, computed in ((0, 0), (1, 2), (2, 2), (3, 4), (7, 7)):
+        mask = np.zeros(targets.shape, bool)
+        mask[1, LENGTH - counted :] = True
+        logp, _ = logprobs(hidden, broken, targets, mask_BC=mask)
+        assert np.isnan(logp[1]).sum() == computed
+        assert not np.isfinite(logp[mask]).any()
+    assert logprobs._cache_size() == 1
+
+
+def test_the_gradient_of_a_bfloat16_head_is_summed_in_float32():
+    """2,048 equal targets: a bfloat16 sum stops growing after a few hundred."""
+    hidden = jnp.ones((1, 2048, 2), jnp.bfloat16)
+    head = jnp.zeros((2, 4), jnp.bfloat16)
+    targets = jnp.zeros((1, 2048), jnp.int32)
+
+    @jax.jit
+    @jax.grad
+    def by_head(head):
+        return jnp.sum(token_logprobs(hidden, head, targets, chunk=1)[0])
+
+    np.testing.assert_array_equal(np.float32(by_head(head)[0]), [1536, -512, -512, -512])
+
+
+def test_a_vocabulary_split_over_devices_changes_nothing_and_is_never_collected():
+    length, width, vocabulary, chunk = 64, 8, 512, 16
+    rng = np.random.default_rng(3)
+    hidden = jnp.asarray(rng.normal(size=(2, length, width)), jnp.float32)
+    head = jnp.asarray(rng.normal(size=(width, vocabulary)), jnp.float32)
+    targets = jnp.asarray(rng.integers(0, vocabulary, (2, length)))
+
+    @functools.partial(jax.value_and_grad, argnums=(0, 1))
+    def total(hidden, head):
+        logp, entropy = token_logprobs(hidden, head, targets, chunk=chunk)
+        return jnp.sum(jnp.sin(logp) + entropy)
+
+    wanted = jax.jit(total)(hidden, head)
+    mesh = jax.make_mesh((4,), ("tensor",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.sharding.NamedSharding(mesh, jax.P(None, "tensor"))
+    compiled = jax.jit(total).lower(hidden, jax.device_put(head, split)).compile()
+    assert largest_buffer(compiled.as_text()) <= chunk * vocabulary // 4
+    found = compiled(hidden, jax.device_put(head, split))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=2e-5), found, wanted)

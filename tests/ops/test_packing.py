@@ -1,8 +1,8 @@
 """Packing loses nothing, invents nothing, and needs no more rows than promised."""
 
-import dataclasses
 import math
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -75,8 +75,8 @@ def test_every_sequence_is_there_once_and_whole(sequences, row_length, extra_row
         for name, values in fields.items():
             np.testing.assert_array_equal(found[first][name], values)
     padding = batch.segment_ids == 0
-    for field in dataclasses.fields(batch):
-        assert not getattr(batch, field.name)[padding].any()
+    for values in jax.tree.leaves(batch):
+        assert not values[padding].any()
 
 
 @settings(deadline=None)
@@ -89,6 +89,72 @@ def test_best_fit_needs_no_more_rows_than_promised(lengths, row_length):
     longest = max(lengths, default=0)
     per_row = row_length // max(longest, 1)
     assert len(layout) <= math.ceil(len(lengths) / per_row)
+
+
+@st.composite
+def answered_prompts(draw):
+    """Responses to some prompts, every token different, prompts equal within a group."""
+    sequences, fresh = [], 1
+    for prompt_id, prompt in enumerate(draw(st.lists(st.integers(1, 7), max_size=5))):
+        shared = np.arange(fresh, fresh + prompt)
+        fresh += prompt
+        for response in draw(st.lists(st.integers(1, 8), min_size=1, max_size=6)):
+            tokens = np.concatenate([shared, np.arange(fresh, fresh + response)])
+            kept = draw(st.lists(st.booleans(), min_size=response, max_size=response))
+            fresh += response
+            fields = {"mask": np.array(kept), "advantages": np.arange(response) + 0.5}
+            sequences.append(
+                Sequence(tokens, **fields, logp_behavior=-fields["advantages"], prompt_id=prompt_id)
+            )
+    return sequences
+
+
+def seen_from(batch, row, place):
+    """(tokens, positions) that a place reads: what packing promises to a model."""
+    ids = batch.segment_ids[row]
+    visible = (ids == ids[place]) | (ids == batch.prefix_ids[row, place])
+    visible[place + 1 :] = False
+    return batch.tokens[row, visible].tolist(), batch.positions[row, visible].tolist()
+
+
+@settings(deadline=None, max_examples=50)
+@given(answered_prompts(), st.integers(15, 60))
+def test_a_shared_prompt_is_read_by_each_of_its_responses(sequences, row_length):
+    """Whoever predicts a token reads the sequence before it, at its positions, and nothing else."""
+    batch = pack(sequences, row_length=row_length, share_prompts=True)
+    longest = max((len(s.tokens) for s in sequences), default=1)
+    assert len(batch.tokens) <= math.ceil(len(sequences) / (row_length // longest))
+    found = {}
+    for row, prediction in np.argwhere(batch.sequence_ids > 0):
+        target = int(batch.targets[row, prediction])
+        tokens, positions = seen_from(batch, row, batch.sources[row, prediction])
+        assert positions == list(range(len(tokens)))
+        key = (int(batch.prompt_ids[row, prediction]), *tokens, target)
+        values = (batch.mask, batch.advantages, batch.logp_behavior)
+        found[key] = tuple(float(x[row, prediction]) for x in values)
+    for sequence in sequences:
+        start = len(sequence.tokens) - len(sequence.mask)
+        for i in range(len(sequence.mask)):
+            key = (sequence.prompt_id, *sequence.tokens[: start + i + 1].tolist())
+            values = (sequence.mask, sequence.advantages, sequence.logp_behavior)
+            assert found[key] == tuple(float(x[i]) for x in values)
+    assert batch.mask.sum() == sum(s.mask.sum() for s in sequences)
+
+
+def test_a_group_larger_than_a_row_repeats_its_prompt():
+    prompt = np.arange(1, 7)
+    responses = [np.append(prompt, [10 + i, 20 + i, 30 + i]) for i in range(5)]
+    sequences = [Sequence(tokens, mask=np.ones(3, bool)) for tokens in responses]
+    batch = pack(sequences, row_length=14, share_prompts=True)
+    assert [(row == 1).sum() for row in batch.segment_ids] == [6, 6]
+    assert (batch.tokens == 1).sum() == 2
+
+
+def test_different_prompts_with_one_id_are_not_shared():
+    sequences = [Sequence(np.array([first, 5, 6]), mask=np.ones(1, bool)) for first in (1, 2)]
+    batch = pack(sequences, row_length=8, share_prompts=True)
+    np.testing.assert_array_equal(batch.prefix_ids, batch.segment_ids)
+    assert sorted(batch.tokens[0, :4].tolist()) == [1, 2, 5, 5]
 
 
 def test_best_fit_takes_the_fullest_row_with_room():
@@ -125,8 +191,7 @@ def test_micro_batches_are_rows_in_order_and_padding_is_last():
     batch = pack([[1] * 5] * 3, row_length=4, rows=8)
     split, used = split_micro(batch, 2)
     assert used == 2
-    for field in dataclasses.fields(batch):
-        whole, cut = (getattr(b, field.name) for b in (batch, split))
+    for whole, cut in zip(*map(jax.tree.leaves, (batch, split)), strict=True):
         assert cut.shape == (4, 2, 4)
         np.testing.assert_array_equal(cut.reshape(whole.shape), whole)
 

@@ -265,6 +265,34 @@ def test_unused_micro_batches_are_never_computed():
     assert np.isnan(broken["embedding"]).any()
 
 
+def flops_of(function, *args):
+    return jax.jit(function).lower(*args).compile().cost_analysis()["flops"]
+
+
+def test_on_policy_is_one_forward_and_one_backward_pass():
+    """One program, of three times the forward pass's products: a second pass would be a third more.
+
+    XLA counts a loop's body once, whatever its trips: here there is one of each.
+    """
+    module, params = make_tiny(layers=1, width=64, ffn=512, vocab_size=24)
+    batch = make_batch(rows=1, count=2)
+    split, used = packing.split_micro(batch, 1)
+    objective = PolicyObjective()
+    optimizer = optax.sgd(1.0)
+    loss = step.make_policy_loss(module, objective, temperature=1.0, on_policy=True)
+    update = step.make_update(loss, step.make_policy_weights(objective), optimizer)
+    forward = flops_of(
+        lambda params, batch: step.forward_logprobs(module, params, batch, 1.0)[0], params, batch
+    )
+    state = step.init_state(jax.tree.map(jnp.copy, params), optimizer)
+    whole = update.lower(state, split, np.int32(used)).compile().cost_analysis()["flops"]
+    assert 2.5 * forward < whole < 3.5 * forward
+    update(jax.tree.map(jnp.copy, state), split, np.int32(used))
+    with counted_compiles() as compiles:
+        update(state, split, np.int32(used))
+    assert compiles.count == 0
+
+
 def test_a_batch_without_a_counted_token_moves_nothing():
     batch = make_batch()
     empty = dataclasses.replace(batch, mask=np.zeros_like(batch.mask))
