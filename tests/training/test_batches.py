@@ -1,0 +1,57 @@
+"""The one shape of a phase's updates: row length, rows, micro-batches, who shares prompts."""
+
+import jax
+import pytest
+
+from r1jax import mesh as mesh_lib
+from r1jax.config import from_config_dict
+from r1jax.errors import UserError
+from r1jax.training import batches
+
+
+def shape_of(prompt, response, *, backend="xla", **batch):
+    config = from_config_dict(
+        {
+            "data": {"max_prompt_tokens": prompt},
+            "sampling": {"max_tokens": response},
+            "rl": {"prompts_per_step": 4, "samples_per_prompt": 16},
+            "batch": batch,
+        }
+    )
+    return batches.rl_batch_shape(config, mesh_lib.make_mesh(), backend)
+
+
+def test_long_prompts_are_shared_in_rows_of_a_whole_group():
+    shape = shape_of(512, 64, tokens_per_device=4096)
+    assert shape.share_prompts
+    assert shape.row_length == 1536  # 512 + 16 x 64
+    assert shape.rows_per_micro == 2
+    assert shape.rows >= 64 // (1536 // 576)
+
+
+@pytest.mark.parametrize(("prompt", "response"), [(64, 128), (64, 32), (200, 300)])
+def test_short_prompts_are_repeated(prompt, response):
+    shape = shape_of(prompt, response)
+    assert not shape.share_prompts
+    assert shape.row_length == -(-(prompt + response) // 8) * 8
+
+
+def test_sharing_is_as_asked_where_the_backend_can():
+    assert not shape_of(512, 64, share_prompts=False).share_prompts
+    assert shape_of(16, 64, share_prompts=True).share_prompts
+    assert not shape_of(512, 64, backend="splash").share_prompts
+    with pytest.raises(UserError, match="share_prompts: attention 'splash' cannot"):
+        shape_of(512, 64, backend="splash", share_prompts=True)
+
+
+def test_a_row_is_never_shorter_than_a_sequence():
+    assert shape_of(512, 64, tokens_per_device=100).row_length == 576
+    with pytest.raises(UserError, match="row_length=500: a prompt and response can have 576"):
+        shape_of(512, 64, row_length=500)
+
+
+def test_micro_batches_default_to_what_suits_the_device():
+    tokens = batches.TOKENS_PER_DEVICE[jax.default_backend()]
+    shape = shape_of(64, 128)
+    assert shape.rows_per_micro * shape.row_length <= tokens < 2 * tokens
+    assert shape.rows_per_micro == tokens // 192
