@@ -3,14 +3,17 @@
 from r1jax.ops.sampling import SamplingParams
 from r1jax.rollout.decode import prepare_params
 from r1jax.rollout.engine import InFlight, as_prompt_batch, dispatch, generate
+from r1jax.rollout.groups import Groups, generate_groups
 from r1jax.rollout.plan import RolloutConfig
 
 __all__ = [
+    "Groups",
     "InFlight",
     "RolloutConfig",
     "SamplingParams",
     "as_prompt_batch",
     "dispatch",
     "generate",
+    "generate_groups",
     "prepare_params",
 ]

@@ -82,20 +82,11 @@ def dispatch(
         samples_per_prompt=samples_per_prompt,
         sampling=sampling,
         config=config,
-        row_multiple=_count_batch_shards(),
+        row_multiple=count_batch_shards(),
     )
-    ids_PG = np.repeat(prompts.ids[:, None], samples_per_prompt, axis=1).astype(np.uint32)
-    samples_PG = np.broadcast_to(np.arange(samples_per_prompt, dtype=np.uint32), ids_PG.shape)
-    requests = Requests(
-        prompts=prompts.tokens,
-        rows=np.arange(plan.rows, dtype=np.int32).reshape(ids_PG.shape),
-        limits=np.full(ids_PG.shape, sampling.max_tokens, np.int32),
-        starts=np.zeros(ids_PG.shape, np.int32),
-        keys=_make_keys(seed, step, ids_PG, samples_PG),
-    )
+    requests = make_requests(prompts, plan, first=0, seed=seed, step=step)
     programs = Programs(module.config, decode_params, config, plan, sampling)
-    programs.warm_up()
-    return InFlight(prompts, requests, programs, decode_text)
+    return InFlight(prompts, iter(_split(requests, plan.bank_prompts)), programs, decode_text)
 
 
 class Requests(NamedTuple):
@@ -110,6 +101,21 @@ class Requests(NamedTuple):
     def take(self, chosen: np.ndarray) -> "Requests":
         arrays = (leaf[chosen] for leaf in self[1:])
         return Requests([self.prompts[index] for index in chosen], *arrays)
+
+
+def make_requests(
+    prompts: PromptBatch, plan: Plan, *, first: int, seed: int, step: int
+) -> Requests:
+    """All responses to these prompts; the first comes out at row `first`."""
+    ids_PG = np.repeat(prompts.ids[:, None], plan.samples_per_prompt, axis=1).astype(np.uint32)
+    samples_G = np.arange(plan.samples_per_prompt, dtype=np.uint32)
+    return Requests(
+        prompts=prompts.tokens,
+        rows=first + np.arange(ids_PG.size, dtype=np.int32).reshape(ids_PG.shape),
+        limits=np.full(ids_PG.shape, plan.max_tokens, np.int32),
+        starts=np.zeros(ids_PG.shape, np.int32),
+        keys=_make_keys(seed, step, ids_PG, np.broadcast_to(samples_G, ids_PG.shape)),
+    )
 
 
 _SEEN: set[Any] = set()  # plans whose programs have been compiled, in this process
@@ -173,7 +179,7 @@ class Programs:
         return bank, outputs
 
     def _prompts_at_once(self, width: int) -> int:
-        multiple = _count_batch_shards()
+        multiple = count_batch_shards()
         wanted = max(1, min(self.plan.bank_prompts, self.config.prefill_tokens // width))
         return -(-wanted // multiple) * multiple
 
@@ -249,13 +255,15 @@ class InFlight:
     def __init__(
         self,
         prompts: PromptBatch,
-        requests: Requests,
+        waves: Iterator[Requests],
         programs: Programs,
         decode_text: Decoder | None,
     ) -> None:
+        """`waves`: what the bank is to hold, one filling after the other; asked for one ahead."""
+        programs.warm_up()
         plan = programs.plan
         self._programs, self._plan = programs, plan
-        self._waves = collections.deque(_split(requests, plan.bank_prompts))
+        self._waves, self._next_wave = waves, next(waves, None)
         self._stops = StopStrings(programs.sampling.stop_strings, decode_text)
         self._bank, self._units = programs.empty_bank(), 0
         self._loop = programs.empty_loop(plan.sizes[0], plan.rooms[0])
@@ -265,6 +273,7 @@ class InFlight:
         self._wave = 0  # how many were opened
         self._under_way: collections.deque[_Chunk] = collections.deque()
         self._arriving: list[tuple[np.ndarray, decode.Outputs]] = []
+        self._opened = np.zeros(plan.rows, bool)  # rows whose prompt has been read
         self._complete = np.zeros(plan.rows, bool)
         self._seen_ended = np.zeros(plan.rows, bool)
         self.steps, self.busy_steps = 0, 0.0  # decoding steps; busy slots, summed over them
@@ -286,7 +295,7 @@ class InFlight:
 
     def finished(self) -> Iterator[np.ndarray]:
         """Rows of `rollouts` that are complete, some at a time, each once."""
-        while not self._complete.all():
+        while self._next_wave is not None or not self._complete[self._opened].all():
             yield self._look()
 
     @property
@@ -315,9 +324,9 @@ class InFlight:
         self._fetch(np.flatnonzero(wanted))
         self._seen_ended |= ended
         # A report from before the last prompts were read says nothing about them.
-        if self._waves and chunk.wave == self._wave and report.next_unit >= self._units:
+        if chunk.wave == self._wave and report.next_unit >= self._units:
             self._open_wave()
-        if self._seen_ended.all():  # no chunk follows that could run meanwhile
+        if self._all_ended():  # no chunk follows that could run meanwhile
             arriving, self._arriving = arriving + self._arriving, []
         complete = [self._arrive(rows, found) for rows, found in arriving]
         return np.concatenate([np.zeros(0, np.int64), *complete])
@@ -326,17 +335,24 @@ class InFlight:
         """Can the chunks under way leave anything to do?"""
         plan = self._plan
         # A slot is never idle while responses wait, so the slots are filled so many times at most.
-        fillings = -(-plan.rows // (plan.sizes[0] * plan.unit))
+        rows = int(self._opened.sum())
+        fillings = -(-rows // (plan.sizes[0] * plan.unit)) if self._next_wave is None else np.inf
         dispatched = self.steps + self._steps_under_way()
-        return dispatched < fillings * (plan.max_tokens - 1) and not self._seen_ended.all()
+        return dispatched < fillings * (plan.max_tokens - 1) and not self._all_ended()
+
+    def _all_ended(self) -> bool:
+        return self._next_wave is None and bool(self._seen_ended[self._opened].all())
 
     def _steps_under_way(self) -> int:
         return sum(chunk.steps for chunk in self._under_way)
 
     def _open_wave(self) -> None:
-        """Read the next prompts into the bank."""
-        self._wave += 1
-        wave = self._waves.popleft()
+        """Read the next prompts into the bank, where there are any."""
+        wave = self._next_wave
+        if wave is None:
+            return
+        self._wave, self._next_wave = self._wave + 1, next(self._waves, None)
+        self._opened[wave.rows] = True
         self._bank, outputs = self._programs.read(self._bank, self._loop.outputs, wave)
         self._units = wave.rows.size // self._plan.unit
         self._loop = self._loop._replace(
@@ -348,7 +364,11 @@ class InFlight:
         self._most_filled += chunk
         self._fit()
         self._loop, report = self._programs.run(
-            self._loop, self._bank, units=self._units, more=bool(self._waves), chunk=chunk
+            self._loop,
+            self._bank,
+            units=self._units,
+            more=self._next_wave is not None,
+            chunk=chunk,
         )
         self._under_way.append(_Chunk(report, chunk, self._wave))
 
@@ -361,7 +381,7 @@ class InFlight:
             slots = slots._replace(suffix=decode.give_room(slots.suffix, wanted))
         if self._room == len(plan.rooms) - 1:
             fitting = [at for at, size in enumerate(plan.sizes) if size >= self._busy]
-            if fitting[-1] > self._size and not self._waves:
+            if fitting[-1] > self._size and self._next_wave is None:
                 self._size = fitting[-1]
                 slots = decode.keep_busy(slots, plan.sizes[self._size])
         self._loop = self._loop._replace(slots=slots)
@@ -455,7 +475,7 @@ def _make_keys(seed: int, step: int, ids_PG: np.ndarray, samples_PG: np.ndarray)
     return np.asarray(keys).reshape(*ids_PG.shape, 2)
 
 
-def _count_batch_shards() -> int:
+def count_batch_shards() -> int:
     """Over how many shards rows lie: their number is made a multiple of it."""
     mesh = jax.sharding.get_mesh()
     return 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in BATCH_AXES)
