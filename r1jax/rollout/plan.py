@@ -127,7 +127,7 @@ def make_rooms(max_tokens: int, first: int) -> tuple[int, ...]:
     rooms = [min(first or max(128, -(-most // 4)), most)]
     while rooms[-1] < most:
         rooms.append(min(rooms[-1] * 2, most))
-    return tuple(-(-room // 8) * 8 for room in rooms)
+    return tuple(dict.fromkeys(-(-room // 8) * 8 for room in rooms))
 
 
 def make_sizes(units: int, unit: int, row_multiple: int) -> tuple[int, ...]:

@@ -130,28 +130,29 @@ def test_without_stop_tokens_every_response_is_cut():
 def test_decoding_ends_with_the_last_response(stop_ids):
     """The first token comes from the prompt: n tokens take n - 1 steps."""
     sampling = SamplingParams(max_tokens=12, stop_ids=stop_ids)
-    rollout = start(sampling=sampling, config=RolloutConfig(slots=12))
+    rollout = start(sampling=sampling, config=copied(slots=12))
     lengths = rollout.collect().lengths
     assert rollout.steps == lengths.max() - 1
     assert rollout.busy_share == (lengths - 1).sum() / (rollout.steps * 12)
     assert rollout.busy_steps == (lengths - 1).sum()
 
 
-PLAIN = RolloutConfig(share_prompts="never", chunk=100)
+PLAIN = RolloutConfig(share_prompts="never", slots=100, chunk=100)
+copied = functools.partial(RolloutConfig, share_prompts="never")
 WAYS = {
     "all defaults": RolloutConfig(),
-    "all at once": RolloutConfig(slots=100),
-    "one slot": RolloutConfig(slots=1),
-    "few slots": RolloutConfig(slots=5, chunk=3),
-    "fewer slots for the tail": RolloutConfig(slots=100, chunk=2, tail_from=1),
+    "all at once": copied(slots=100),
+    "one slot": copied(slots=1),
+    "few slots": copied(slots=5, chunk=3),
+    "fewer slots for the tail": copied(slots=100, chunk=2, tail_from=1),
     "a shared prompt, and a tail": RolloutConfig(share_prompts="always", chunk=2, tail_from=1),
-    "a step at a time": RolloutConfig(chunk=1, room=2),
-    "rooms that grow": RolloutConfig(slots=7, chunk=2, room=3),
+    "a step at a time": copied(chunk=1, room=2),
+    "rooms that grow": copied(slots=7, chunk=2, room=3),
     "a shared prompt": RolloutConfig(share_prompts="always", chunk=4),
     "a shared prompt, few slots": RolloutConfig(slots=3, share_prompts="always", room=4, chunk=2),
-    "prompts in waves": RolloutConfig(bank_tokens=32, slots=4, chunk=3),
-    "one prompt at a time": RolloutConfig(bank_tokens=1, prefill_tokens=1, slots=6, chunk=5),
-    "prompts in parts": RolloutConfig(prefill_chunk=5, slots=12),
+    "prompts in waves": copied(bank_tokens=32, slots=4, chunk=3),
+    "one prompt at a time": copied(bank_tokens=1, prefill_tokens=1, slots=6, chunk=5),
+    "prompts in parts": copied(prefill_chunk=5, slots=12),
 }
 MANY_PROMPTS = [*PROMPTS, [7] * 20, list(range(1, 24)), [3, 1, 2]]
 
@@ -183,7 +184,7 @@ def test_finished_yields_every_complete_response_once(way):
 
 def test_few_slots_are_kept_busy():
     """With slots refilled inside the loop, steps are near the tokens there are per slot."""
-    rollout = start(MANY_PROMPTS, config=RolloutConfig(slots=4), samples=8)
+    rollout = start(MANY_PROMPTS, config=copied(slots=4), samples=8)
     steps_needed = (rollout.collect().lengths - 1).sum()
     assert rollout.busy_steps == steps_needed
     assert rollout.steps <= steps_needed / 4 + SAMPLING.max_tokens

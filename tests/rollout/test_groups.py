@@ -74,8 +74,8 @@ def by_hand(want, budget=30):
 
 WAYS = {
     "defaults": {},
-    "one slot": {"config": RolloutConfig(slots=1, chunk=3)},
-    "many slots": {"config": RolloutConfig(slots=60, chunk=1)},
+    "one slot": {"config": RolloutConfig(slots=1, chunk=3, share_prompts="never")},
+    "many slots": {"config": RolloutConfig(slots=60, chunk=1, share_prompts="never")},
     "few prompts at a time": {"config": RolloutConfig(bank_tokens=32, slots=5)},
     "one prompt a batch": {"sizes": (1,) * 40},
     "one large batch": {"sizes": (50,)},
