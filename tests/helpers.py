@@ -72,13 +72,19 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def quick_compiles() -> Iterator[None]:
-    """Half the compile time, for tests that look at numbers only."""
-    jax.config.update("jax_disable_most_optimizations", True)
+def quick_compiles(quick: bool = True) -> Iterator[None]:
+    """Half the compile time, for tests that look at numbers only: the default, see conftest.py."""
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", quick)
     try:
         yield
     finally:
-        jax.config.update("jax_disable_most_optimizations", False)
+        jax.config.update("jax_disable_most_optimizations", before)
+
+
+def full_compiles() -> contextlib.AbstractContextManager[None]:
+    """What XLA makes of a program for a user: for tests of its memory, its products, its loops."""
+    return quick_compiles(quick=False)
 
 
 @contextlib.contextmanager

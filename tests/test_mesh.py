@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from helpers import TINY, counted_compiles, make_tiny, quick_compiles, random_batch
+from helpers import TINY, counted_compiles, make_tiny, random_batch
 from jax.sharding import PartitionSpec
 
 from r1jax import mesh as mesh_lib
@@ -31,12 +31,6 @@ PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8], [2, 2], [9, 1], [3], [11, 12], [7, 7, 7
 every_mesh = pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[] if n == "all" else pytest.mark.slow) for n in MESHES]
 )
-
-
-@pytest.fixture(autouse=True)
-def _quick_compiles():
-    with quick_compiles():
-        yield
 
 
 def shard(mesh, params):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import make_tiny, quick_compiles, random_sequences
+from helpers import make_tiny, random_sequences
 
 from r1jax import mesh as mesh_lib
 from r1jax import models
@@ -18,12 +18,6 @@ from r1jax.ops import packing
 from r1jax.training.checkpoint import Checkpoints
 
 score = jax.jit(heads.scores, static_argnums=0)
-
-
-@pytest.fixture(autouse=True)
-def quick():
-    with quick_compiles():
-        yield
 
 
 def make_scored(*, bias=False, **changes):

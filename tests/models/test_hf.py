@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import TINY, make_tiny, quick_compiles
+from helpers import TINY, make_tiny
 
 from r1jax import mesh as mesh_lib
 from r1jax import models, rollout
@@ -45,8 +45,7 @@ def equal_trees(left, right):
 def test_logits_are_those_of_transformers(case):
     wanted = np.load(GOLDEN / case / "wanted.npz")
     module, params = models.load(GOLDEN / case, dtype="float32")
-    with quick_compiles():
-        logits = apply(module, params, jnp.asarray(wanted["tokens"], jnp.int32))
+    logits = apply(module, params, jnp.asarray(wanted["tokens"], jnp.int32))
     np.testing.assert_allclose(logits, wanted["logits"], atol=2e-5)
 
 
@@ -55,15 +54,14 @@ def test_greedy_responses_are_those_of_transformers(case):
     """The decoding path: windows, scaled RoPE and all."""
     wanted = np.load(GOLDEN / case / "wanted.npz")
     module, params = models.load(GOLDEN / case, dtype="float32")
-    with quick_compiles():
-        rollouts = rollout.generate(
-            module,
-            params,
-            wanted["tokens"].tolist(),
-            sampling=SamplingParams(temperature=0.0, max_tokens=wanted["greedy"].shape[1]),
-            samples_per_prompt=1,
-            seed=0,
-        )
+    rollouts = rollout.generate(
+        module,
+        params,
+        wanted["tokens"].tolist(),
+        sampling=SamplingParams(temperature=0.0, max_tokens=wanted["greedy"].shape[1]),
+        samples_per_prompt=1,
+        seed=0,
+    )
     np.testing.assert_array_equal(rollouts.tokens, wanted["greedy"])
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import TINY, make_tiny, quick_compiles
+from helpers import TINY, make_tiny
 
 from r1jax import mesh as mesh_lib
 from r1jax.models import moe
@@ -41,12 +41,6 @@ every_mesh = pytest.mark.parametrize(
 )
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, TINY.vocab_size, (8, 16)))
 SEGMENTS = jnp.array([[1] * 7 + [2] * 6 + [0] * 3] * 8)
-
-
-@pytest.fixture(autouse=True)
-def _quick_compiles():
-    with quick_compiles():
-        yield
 
 
 def run(module, params, tokens=TOKENS, segment_ids=SEGMENTS):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import TINY, make_tiny, quick_compiles, random_batch, softmax
+from helpers import TINY, make_tiny, random_batch, softmax
 
 from r1jax import models
 from r1jax.models import transformer
@@ -47,12 +47,6 @@ VARIANTS = {
     "windowed": {"windows": (0, 3), "rope_scaling": RopeScaling("yarn", 4.0, 8, magnitude=1.2)},
 }
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
-
-
-@pytest.fixture(autouse=True)
-def _quick_compiles():
-    with quick_compiles():
-        yield
 
 
 def norm_by_hand(x, scale):

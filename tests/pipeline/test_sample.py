@@ -8,7 +8,6 @@ import pytest
 
 pytest.importorskip("transformers")
 
-from helpers import quick_compiles
 from hf_folder import make_folder
 
 from r1jax.cli import main
@@ -20,8 +19,7 @@ def model(tmp_path_factory):
     make_folder(folder / "model")
     jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    with quick_compiles():
-        yield folder / "model"
+    yield folder / "model"
     jax.config.update("jax_compilation_cache_dir", None)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 

@@ -10,7 +10,6 @@ import pytest
 
 pytest.importorskip("transformers")
 
-from helpers import quick_compiles
 from hf_folder import make_folder
 from runs import assert_same_run, records
 
@@ -76,8 +75,7 @@ def folder(tmp_path_factory):
     before = [getattr(jax.config, name) for name in settings]
     for name, value in zip(settings, (str(folder / "compiled"), 0), strict=True):
         jax.config.update(name, value)
-    with quick_compiles():
-        yield folder
+    yield folder
     for name, value in zip(settings, before, strict=True):
         jax.config.update(name, value)
 

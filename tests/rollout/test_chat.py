@@ -1,7 +1,7 @@
 """Our own policy as a judge: the same question, the same reply, alone or in company."""
 
 import pytest
-from helpers import make_tiny, quick_compiles
+from helpers import make_tiny
 
 from r1jax.data.tokenizers import SymbolTokenizer
 from r1jax.rewards import judge
@@ -22,8 +22,7 @@ def chat():
     tokenizer = ChatTokenizer("0123456789")
     module, params = make_tiny(vocab_size=len(tokenizer))
     sampling = SamplingParams(max_tokens=10, stop_ids=(tokenizer.eos_token_id,), temperature=1.0)
-    with quick_compiles():
-        yield PolicyChat(module, params, tokenizer, sampling)
+    return PolicyChat(module, params, tokenizer, sampling)
 
 
 def said(text):

@@ -6,7 +6,7 @@ import re
 import jax
 import numpy as np
 import pytest
-from helpers import TINY, make_tiny
+from helpers import TINY, full_compiles, make_tiny
 
 from r1jax.ops.kv_cache import count_bytes
 from r1jax.ops.sampling import SamplingArrays, SamplingParams
@@ -15,6 +15,12 @@ from r1jax.rollout import decode
 LAYERS, PROMPTS, SAMPLES, WIDTH, ROOM = 2, 4, 4, 16, 512
 ROWS = PROMPTS * SAMPLES
 SUFFIX_SHAPE = (ROWS, TINY.kv_heads, ROOM, TINY.head_dim)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _full_compiles():
+    with full_compiles():
+        yield
 
 
 def shaped(*shape, dtype="int32"):

@@ -6,7 +6,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from helpers import TINY, counted_compiles, log_softmax, make_tiny, quick_compiles
+from helpers import TINY, counted_compiles, log_softmax, make_tiny
 
 from r1jax.rollout import RolloutConfig, SamplingParams, dispatch, generate, prepare_params
 from r1jax.rollout.engine import as_prompt_batch
@@ -17,12 +17,6 @@ PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10, 11], [2, 2]]
 EOS = 0
 SAMPLING = SamplingParams(max_tokens=12, stop_ids=(EOS,))
 DEFAULTS = RolloutConfig()
-
-
-@pytest.fixture(autouse=True)
-def _quick_compiles():
-    with quick_compiles():
-        yield
 
 
 @functools.cache

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from helpers import make_tiny, quick_compiles
+from helpers import make_tiny
 
 from r1jax.rollout import RolloutConfig, SamplingParams, generate, generate_groups, prepare_params
 from r1jax.types import PromptBatch
@@ -13,12 +13,6 @@ SAMPLING = SamplingParams(max_tokens=10, stop_ids=(0, 3, 7))
 SAMPLES = 3
 DEFAULTS = RolloutConfig()
 MODULE, PARAMS = make_tiny()
-
-
-@pytest.fixture(autouse=True)
-def _quick_compiles():
-    with quick_compiles():
-        yield
 
 
 def prompt_at(index):

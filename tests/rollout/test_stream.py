@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from helpers import make_tiny, quick_compiles
+from helpers import make_tiny
 
 from r1jax import rollout
 from r1jax.ops.sampling import SamplingParams
@@ -17,14 +17,13 @@ def test_the_last_of_a_stream_is_what_generate_gives(most, every):
     module, params = make_tiny()
     prompt = as_prompt_batch([[3, 5, 7]])
     sampling = SamplingParams(max_tokens=most, stop_ids=(2, 9))
-    with quick_compiles():
-        wanted = rollout.generate(
-            module, params, prompt, sampling=sampling, samples_per_prompt=3, seed=4
-        )
-        decode_params = rollout.prepare_params(module.config, params)
-        seen = list(
-            stream(module, decode_params, prompt, sampling=sampling, samples=3, seed=4, every=every)
-        )
+    wanted = rollout.generate(
+        module, params, prompt, sampling=sampling, samples_per_prompt=3, seed=4
+    )
+    decode_params = rollout.prepare_params(module.config, params)
+    seen = list(
+        stream(module, decode_params, prompt, sampling=sampling, samples=3, seed=4, every=every)
+    )
     np.testing.assert_array_equal(seen[-1].tokens, wanted.tokens)
     np.testing.assert_array_equal(seen[-1].lengths, wanted.lengths)
     np.testing.assert_array_equal(seen[-1].finished, wanted.finished)

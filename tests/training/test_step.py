@@ -9,14 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import (
-    counted_compiles,
-    log_softmax,
-    make_tiny,
-    quick_compiles,
-    random_batch,
-    random_sequences,
-)
+from helpers import counted_compiles, log_softmax, make_tiny, random_batch, random_sequences
 
 from r1jax.objectives.policy import PolicyObjective
 from r1jax.ops import packing
@@ -25,12 +18,6 @@ from r1jax.training import step
 LONGEST, ROW_LENGTH, ROWS = 8, 16, 8
 TEMPERATURE = 0.8
 OBJECTIVE = PolicyObjective(clip_high=0.28, kl="k3", kl_coef=0.1, entropy_coef=0.01)
-
-
-@pytest.fixture(autouse=True)
-def _quick_compiles():
-    with quick_compiles():
-        yield
 
 
 def make_batch(seed=0, count=11, rows=ROWS):

@@ -1,0 +1,10 @@
+"""What a TPU's compiler makes of a program is looked at as a user gets it."""
+
+import pytest
+from helpers import full_compiles
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _full_compiles():
+    with full_compiles():
+        yield
