@@ -72,19 +72,20 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def quick_compiles(quick: bool = True) -> Iterator[None]:
-    """Half the compile time, for tests that look at numbers only: the default, see conftest.py."""
-    before = jax.config.jax_disable_most_optimizations
-    jax.config.update("jax_disable_most_optimizations", quick)
+def full_compiles() -> Iterator[None]:
+    """What XLA makes of a program for a user: for tests of its memory, its products, its loops."""
+    jax.config.update("jax_disable_most_optimizations", False)
     try:
         yield
     finally:
-        jax.config.update("jax_disable_most_optimizations", before)
+        jax.config.update("jax_disable_most_optimizations", True)
 
 
-def full_compiles() -> contextlib.AbstractContextManager[None]:
-    """What XLA makes of a program for a user: for tests of its memory, its products, its loops."""
-    return quick_compiles(quick=False)
+@contextlib.contextmanager
+def quick_compiles() -> Iterator[None]:
+    """Half the compile time, for tests that look at numbers only: the default, see conftest.py."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
 
 
 @contextlib.contextmanager

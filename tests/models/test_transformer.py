@@ -49,6 +49,11 @@ VARIANTS = {
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
+def all_but(*slow):
+    """Every variant; in the default tests none of which another has all that matters."""
+    return [pytest.param(v, marks=pytest.mark.slow if v in slow else []) for v in VARIANTS]
+
+
 def norm_by_hand(x, scale):
     return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + TINY.norm_eps) * scale
 
@@ -239,7 +244,7 @@ def test_a_sequence_has_no_influence_on_others_in_its_row(variant):
     jax.tree.map(np.testing.assert_array_equal, grads, other_grads)
 
 
-@pytest.mark.parametrize("remat", ["full", "dots"])
+@pytest.mark.parametrize("remat", ["full", pytest.param("dots", marks=pytest.mark.slow)])
 def test_rematerialisation_changes_neither_loss_nor_gradient(remat):
     batch = make_packed()
 
@@ -287,8 +292,18 @@ def decode_in_parts(module, params, tokens, prompt_lengths, *, count, chunk):
     return np.concatenate(states, axis=1), decode_params["head"]
 
 
-@every_variant
-@pytest.mark.parametrize(("count", "chunk"), [(1, 100), (3, 2)])
+# A token at a time is the default of test_generate too.
+@pytest.mark.parametrize(
+    ("variant", "count", "chunk"),
+    [
+        pytest.param(*variant.values, *parts, marks=variant.marks)
+        for parts, variants in {
+            (1, 100): all_but("llama", "qwen2", "qwen3_moe", "latent"),
+            (3, 2): all_but("qwen2"),
+        }.items()
+        for variant in variants
+    ],
+)
 def test_unrolled_decoding_equals_the_scanned_model(variant, count, chunk):
     module, params = make_tiny(**VARIANTS[variant])
     tokens = np.random.default_rng(0).integers(0, TINY.vocab_size, (3, 11))
@@ -300,7 +315,7 @@ def test_unrolled_decoding_equals_the_scanned_model(variant, count, chunk):
         np.testing.assert_allclose(states[row] @ head, wanted, atol=1e-5)
 
 
-@every_variant
+@pytest.mark.parametrize("variant", all_but("qwen2", "latent"))
 def test_bfloat16_decoding_rounds_where_training_rounds(variant):
     """The same bits, once XLA is kept from leaving roundings out as it likes."""
     exact = functools.partial(jax.jit, compiler_options={"xla_allow_excess_precision": False})

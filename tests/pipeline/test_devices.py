@@ -37,10 +37,12 @@ def test_a_run_on_eight_devices_is_the_run_on_one(eight, whole_run, tmp_path, me
             assert there[name] == pytest.approx(here[name], rel=2e-3, abs=2e-5), (name, here)
 
 
-def test_a_run_moves_between_device_counts(eight, whole_run, tmp_path):
+def test_a_run_moves_between_device_counts(eight, whole_run, tmp_path, monkeypatch):
     moved = tmp_path / "moved"
-    first = eight.run(moved, "--config.rl.steps=8", "--config.mesh.data=2", "--config.mesh.fsdp=2")
+    mesh = (f"--config.mesh.{axis}" for axis in MESHES["tensor"])  # compiled for the test above
+    first = eight.run(moved, "--config.rl.steps=8", *mesh)
     assert first.returncode == 0, first.stderr
+    monkeypatch.delitem(eight.env, "JAX_NUM_CPU_DEVICES")
     second = eight.run(moved)
     assert second.returncode == 0, second.stderr
     assert "goes on at step 8" in second.stdout

@@ -48,9 +48,14 @@ def test_killed_twenty_times(runs, whole_run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("signum", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)], ids=["ctrl-c", "sigterm"]
+    ("records", "signum", "exit_code"),
+    [
+        pytest.param(2, signal.SIGTERM, 0, id="in pretraining-sigterm"),
+        pytest.param(9, signal.SIGINT, 130, id="in rl-ctrl-c"),
+        pytest.param(2, signal.SIGINT, 130, id="in pretraining-ctrl-c", marks=pytest.mark.slow),
+        pytest.param(9, signal.SIGTERM, 0, id="in rl-sigterm", marks=pytest.mark.slow),
+    ],
 )
-@pytest.mark.parametrize("records", [2, 9], ids=["in pretraining", "in rl"])
 def test_stopped_politely_saves_and_goes_on(runs, whole_run, tmp_path, signum, exit_code, records):
     workdir = tmp_path / "stopped"
     process = runs.start(workdir)
