@@ -138,7 +138,7 @@ DAMAGES = {
     ],
 )
 def test_no_damage_to_a_file_goes_unnoticed(damage, every, three_saved, tmp_path):
-    """Each file, or each third: the newest comes back whole, or the one before with a word on it."""
+    """Each file, or every third: the newest comes back, or the one before with a word about it."""
     like = abstract(make_state(0))
     fell_back = 0
     for number, file in enumerate(files_of(three_saved / "3")[::every]):
