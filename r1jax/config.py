@@ -5,19 +5,16 @@
 A wrong key, type, choice or combination is a `UserError` of one line.
 """
 
-import ast
 import dataclasses
-import difflib
 import importlib.util
 import json
-import math
 import pathlib
 import sys
-import types
-import typing
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
+from r1jax.config_tree import build, parse_override, put
+from r1jax.config_tree import flatten as flatten
 from r1jax.data.tasks import TASKS
 from r1jax.data.templates import TEMPLATES
 from r1jax.errors import UserError
@@ -199,7 +196,7 @@ def load(source: str, overrides: Mapping[str, str] | None = None) -> Config:
 def override(tree: dict[str, Any], overrides: Mapping[str, str]) -> Config:
     """The checked config of a nested dict with `a.b -> text` overrides applied."""
     for key, text in overrides.items():
-        _set(tree, key, parse_override(key, text))
+        put(tree, key, parse_override(Config, key, text), Config())
     return from_config_dict(tree)
 
 
@@ -232,7 +229,7 @@ def read_config_file(source: str) -> dict[str, Any]:
 
 def from_config_dict(tree: Mapping[str, Any]) -> Config:
     """Nested mappings to a checked `Config`; what is not said keeps its default."""
-    config = _build(Config, tree, Config(), "")
+    config = build(Config, tree, Config(), "")
     validate(config)
     return config
 
@@ -240,136 +237,6 @@ def from_config_dict(tree: Mapping[str, Any]) -> Config:
 def to_dict(config: Config) -> dict[str, Any]:
     """Plain JSON values, every default included."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def parse_override(key: str, text: str) -> Any:
-    """The value a `--config.key=text` means, by the type of the field it names."""
-    hint = _hint_of(key)
-    if hint is str or _choices(hint):
-        return text
-    try:
-        return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return text  # `_build` then says which type is wanted
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}"""
-    flat = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _set(tree: dict[str, Any], key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    default: Any = Config()
-    for parent in parents:
-        is_open = isinstance(default, Mapping)
-        default = default.get(parent, {}) if is_open else getattr(default, parent)
-        # Setting one weight keeps the other weights of the default.
-        tree = tree.setdefault(parent, dict(default) if isinstance(default, Mapping) else {})
-        if not isinstance(tree, dict):
-            raise UserError(
-                f"config.{key}: the config file gives {parent!r} a value, not a section"
-            )
-    tree[last] = value
-
-
-def _hint_of(key: str) -> Any:
-    hint: Any = Config
-    for name in key.split("."):
-        if dataclasses.is_dataclass(hint):
-            hints = typing.get_type_hints(hint)
-            if name not in hints:
-                raise _unknown(key, name, hints)
-            hint = hints[name]
-        elif typing.get_origin(hint) is Mapping:
-            hint = typing.get_args(hint)[1]
-        else:
-            raise UserError(f"config.{key}: {name!r} is below a value, not a section")
-    return hint
-
-
-def _unknown(key: str, name: str, known: Mapping[str, Any]) -> UserError:
-    close = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
-    return UserError(f"config.{key}: unknown key {name!r}; {hint}")
-
-
-def _build(cls: type, tree: Any, default: Any, prefix: str) -> Any:
-    """A dataclass from a mapping, each field checked against its type."""
-    if not isinstance(tree, Mapping):
-        raise UserError(
-            f"config.{prefix.rstrip('.')}={tree!r}: this is a section; set one of its keys: "
-            + ", ".join(f.name for f in dataclasses.fields(cls))
-        )
-    hints = typing.get_type_hints(cls)
-    for name in tree:
-        if name not in hints:
-            raise _unknown(prefix + str(name), str(name), hints)
-    values = {}
-    for field in dataclasses.fields(cls):
-        current = getattr(default, field.name)
-        if field.name not in tree:
-            values[field.name] = current
-        elif dataclasses.is_dataclass(current):
-            values[field.name] = _build(
-                type(current), tree[field.name], current, f"{prefix}{field.name}."
-            )
-        else:
-            values[field.name] = _check(prefix + field.name, tree[field.name], hints[field.name])
-    try:
-        return cls(**values)
-    except ValueError as error:
-        section = prefix.rstrip(".")
-        text = str(error)
-        # Sections that check themselves start their message with the field, maybe with a section.
-        raise UserError(f"config.{text if text.startswith(section) else prefix + text}") from error
-
-
-def _choices(hint: Any) -> tuple[str, ...]:
-    return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
-
-
-def _check(key: str, value: Any, hint: Any) -> Any:
-    """The value as its field's type, or a UserError that says what would be right."""
-    if hint is Any:  # settings of a reward part, which checks them itself
-        return value
-    choices = _choices(hint)
-    if choices:
-        if value not in choices:
-            raise UserError(f"config.{key}={value!r}: must be one of {', '.join(choices)}")
-        return value
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in args:
-            return None
-        # Array alternatives (a traced coefficient) are for code, not for configs.
-        hint = next(a for a in args if a in (bool, int, float, str) or typing.get_origin(a))
-        return _check(key, value, hint)
-    if origin is tuple:
-        if isinstance(value, Sequence) and not isinstance(value, str):
-            inner = args[:1] * len(value) if args[-1] is Ellipsis else args
-            if len(inner) == len(value):
-                return tuple(_check(key, v, h) for v, h in zip(value, inner, strict=True))
-        raise UserError(f"config.{key}={value!r}: must be a list such as (1, 2)")
-    if origin is Mapping:
-        if isinstance(value, Mapping):
-            return {str(k): _check(f"{key}.{k}", v, args[1]) for k, v in value.items()}
-        raise UserError(f"config.{key}={value!r}: must be a mapping such as {{'accuracy': 1.0}}")
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not hint:
-        raise UserError(
-            f"config.{key}={value!r}: must be of type {hint.__name__}, not {type(value).__name__}"
-        )
-    if hint is float and not math.isfinite(value):
-        raise UserError(f"config.{key}={value!r}: must be a finite number")
-    return value
 
 
 Problem = tuple[bool, str]  # (is it one, what it says)

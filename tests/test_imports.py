@@ -14,6 +14,7 @@ LEAVES = {"errors", "types"}
 DATA = {"data", "errors"}
 MAY_IMPORT = {
     "errors": set(),
+    "config_tree": {"errors"},
     "types": set(),
     "objectives": set(),
     "data": DATA,
@@ -21,7 +22,7 @@ MAY_IMPORT = {
     "mesh": LEAVES,
     "ops": LEAVES | {"mesh"},
     "models": LEAVES | {"ops", "mesh"},
-    "config": LEAVES | {"data", "models", "objectives", "ops", "rewards", "rollout"},
+    "config": LEAVES | {"config_tree", "data", "models", "objectives", "ops", "rewards", "rollout"},
     "rollout": LEAVES | {"ops", "mesh", "models"},
     "monitor": LEAVES,
     "training": LEAVES
