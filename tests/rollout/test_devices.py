@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from helpers import counted_compiles, make_tiny, quick_compiles
+from helpers import counted_compiles, make_tiny
 
 from r1jax import mesh as mesh_lib
 from r1jax.models.transformer import logical_axes
@@ -25,12 +25,6 @@ WAYS = {
     "shared prompts": RolloutConfig(share_prompts="always", chunk=4),
     "prompts in waves": RolloutConfig(bank_tokens=64, share_prompts="never", chunk=5),
 }
-
-
-@pytest.fixture(autouse=True)
-def _quick_compiles():
-    with quick_compiles():
-        yield
 
 
 def sample(module, params, config, step=0):

@@ -12,7 +12,9 @@ from r1jax.rollout.engine import as_prompt_batch
 from r1jax.rollout.stream import stream
 
 
-@pytest.mark.parametrize(("most", "every"), [(11, 4), (8, 8), (3, 8)])
+@pytest.mark.parametrize(
+    ("most", "every"), [(11, 4), pytest.param(8, 8, marks=pytest.mark.slow), (3, 8)]
+)
 def test_the_last_of_a_stream_is_what_generate_gives(most, every):
     module, params = make_tiny()
     prompt = as_prompt_batch([[3, 5, 7]])

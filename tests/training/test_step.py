@@ -206,7 +206,12 @@ def groups_of_sequences(seed, *, prompts, samples, longest):
 
 
 @pytest.mark.parametrize(
-    ("row_length", "aggregation"), [(14, "token_mean"), (40, "prompt_mean"), (40, "constant")]
+    ("row_length", "aggregation"),
+    [
+        (14, "token_mean"),
+        (40, "prompt_mean"),
+        pytest.param(40, "constant", marks=pytest.mark.slow),
+    ],
 )
 def test_sharing_prompts_does_not_change_an_update(row_length, aggregation):
     """Rows of one group and a half, and rows of several groups; a group may span rows."""
