@@ -111,7 +111,9 @@ def can_mount(folder: str) -> bool:
     )
 
 
-@pytest.mark.parametrize("kilobytes", [4, 24, 800, 1400])
+@pytest.mark.parametrize(
+    "kilobytes", [4, *(pytest.param(k, marks=pytest.mark.slow) for k in (24, 800)), 1400]
+)
 def test_a_full_disk_is_one_line_and_keeps_what_was_good(runs, tmp_path, kilobytes):
     if not can_mount(str(tmp_path)):
         pytest.skip("this machine lets nobody mount a small file system")
