@@ -20,6 +20,7 @@ from r1jax.data.templates import TEMPLATES
 from r1jax.errors import UserError
 from r1jax.models.config import ModelConfig
 from r1jax.models.lora import TARGETS
+from r1jax.monitor import doctor
 from r1jax.objectives.policy import PolicyObjective
 from r1jax.ops.sampling import SamplingParams
 from r1jax.rewards.compose import Reward
@@ -149,6 +150,7 @@ class LoggingConfig:
     completions: int = 8  # how many are kept each time
     tensorboard: bool = False
     wandb_project: str = ""
+    stop_on: tuple[str, ...] = ()  # findings that end the run: docs/doctor.md
 
 
 @dataclasses.dataclass(frozen=True)
@@ -345,7 +347,9 @@ def _rl_problems(config: Config) -> list[Problem]:
 
 
 def _run_problems(config: Config) -> list[Problem]:
+    unknown = ", ".join(name for name in config.logging.stop_on if name not in doctor.NAMES)
     return [
+        (bool(unknown), f"logging.stop_on: unknown {unknown}; known: {', '.join(doctor.NAMES)}"),
         *_lora_problems(config.lora),
         _below("batch.tokens_per_device", config.batch.tokens_per_device, 0),
         _below("batch.row_length", config.batch.row_length, 0),

@@ -20,6 +20,8 @@ def parse_override(cls: type, key: str, text: str) -> Any:
     try:
         return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
     except (ValueError, SyntaxError, MemoryError, RecursionError):
+        if hint == tuple[str, ...]:
+            return text.split(",")
         return text  # `build` then says which type is wanted
 
 

@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "mesh": LEAVES,
     "ops": LEAVES | {"mesh"},
     "models": LEAVES | {"ops", "mesh"},
-    "config": LEAVES | {"config_tree", "data", "models", "objectives", "ops", "rewards", "rollout"},
+    "config": LEAVES
+    | {"config_tree", "data", "models", "monitor", "objectives", "ops", "rewards", "rollout"},
     "rollout": LEAVES | {"ops", "mesh", "models"},
     "monitor": LEAVES,
     "training": LEAVES

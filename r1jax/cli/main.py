@@ -19,6 +19,7 @@ COMMANDS = {
     "convert": ("r1jax.cli.convert", "write a run's policy as a Hugging Face folder"),
     "lint-data": ("r1jax.cli.lint_data", "verify the references of a file of questions"),
     "presets": ("r1jax.cli.presets", "what each published objective is, in words"),
+    "doctor": ("r1jax.cli.doctor", "say what is wrong with a run, and what to do about it"),
     "report": ("r1jax.cli.report", "write a run's page: curves, evidence, completions"),
 }
 

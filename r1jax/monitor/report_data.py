@@ -12,11 +12,14 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from r1jax.errors import UserError
+from r1jax.monitor import doctor
+from r1jax.monitor.doctor import Finding
 
 TEXT_LIMIT = 1500  # characters kept of a prompt or completion
 LARGEST = 1e100  # beyond it a number is taken for a broken one
 SAMPLED_STEPS = 8  # logged steps of completions kept from either end of a run
 SAMPLES_PER_STEP = 32
+DIAGNOSED_STEPS = 20_000  # of the end of a run, those that the doctor is shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Run:
     early: tuple[Sample, ...]
     late: tuple[Sample, ...]
     problems: tuple[str, ...]
+    findings: tuple[Finding, ...] = ()
 
     @property
     def main(self) -> str:
@@ -119,7 +123,36 @@ def read_run(workdir: pathlib.Path) -> Run:
     summary = read_object(workdir / "summary.json", problems)
     early, late = read_samples(workdir / "completions.jsonl", problems)
     name = config.get("name") or workdir.resolve().name
-    return Run(str(name), config, summary, phases, early, late, tuple(problems))
+    findings = doctor.examine(read_rows(workdir))
+    return Run(str(name), config, summary, phases, early, late, tuple(problems), findings)
+
+
+def read_rows(workdir: pathlib.Path, phase: str = "rl") -> list[dict[str, Any]]:
+    """What the doctor watches of a phase's last steps, held-out accuracy put beside it."""
+    rows: dict[int, dict[str, Any]] = {}
+    held_out: list[tuple[float, Any]] = []
+    path = workdir / "metrics.jsonl"
+    for record in json_lines(path, []) if path.is_file() else ():
+        where, step = record.get("phase"), record.get("step")
+        if not isinstance(where, str) or not is_step(step):
+            continue
+        if where == phase:
+            rows.pop(step, None)  # of a step logged twice the later record counts
+            rows[step] = {"step": step, **{k: record[k] for k in doctor.WATCHED if k in record}}
+            if len(rows) > DIAGNOSED_STEPS:
+                del rows[next(iter(rows))]
+        elif where.startswith("evaluate"):
+            ends = {"evaluate_before": -math.inf, "evaluate_after": math.inf}
+            held_out.append((ends.get(where, step), record.get("accuracy")))
+    for stopped in workdir.glob(f"nonfinite_{phase}_*.npz"):  # such a step is not logged
+        step = stopped.stem.rpartition("_")[2]
+        if step.isdecimal() and int(step) > max(rows, default=-1):
+            rows[int(step)] = {"step": int(step), "loss": None}
+    ordered = [rows[step] for step in sorted(rows)]
+    for when, accuracy in held_out if ordered else ():
+        before = [row for row in ordered if row["step"] <= when]
+        (before[-1] if before else ordered[0])[doctor.HELD_OUT] = accuracy
+    return ordered
 
 
 def read_metrics(path: pathlib.Path, problems: list[str]) -> dict[str, Table]:

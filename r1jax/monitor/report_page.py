@@ -11,6 +11,7 @@ import numpy as np
 import r1jax
 from r1jax.monitor import report_charts as plans
 from r1jax.monitor.charts import clean, dumbbells
+from r1jax.monitor.doctor import Finding
 from r1jax.monitor.report_charts import Figure, Plan
 from r1jax.monitor.report_data import Run, is_number
 from r1jax.monitor.report_samples import samples_html
@@ -53,7 +54,10 @@ def page_html(run: Run) -> str:
         _section(
             "Samples, early and late", samples_html(run.early, run.late) or _none("completions")
         ),
-        _section("Health of the training", _figures(run, plans.HEALTH, _other_losses(run))),
+        _section(
+            "Health of the training",
+            _findings(run.findings) + _figures(run, plans.HEALTH, _other_losses(run)),
+        ),
         _section("Where the time went", _times(run)),
         _others(run),
         _config(run.config),
@@ -211,6 +215,23 @@ def _row(label: str, before: float | None, after: float | None, *, share: bool) 
         f"<tr><th>{clean(label)}</th><td>{clean(say(before))}</td>"
         f'<td class="main">{clean(say(after))}</td><td>{change}</td></tr>'
     )
+
+
+def _findings(findings: Iterable[Finding]) -> str:
+    """What the doctor says; nothing where it found nothing."""
+    cards = []
+    for finding in findings:
+        over = finding.ended is not None
+        kind = "fail" if finding.severity == "stop" and not over else "unsure"
+        state = f"OVER AT STEP {finding.ended}" if over else finding.severity.upper()
+        title = f"{finding.name.replace('_', ' ')}, since step {finding.began}"
+        cards.append(
+            f'<article class="card test"><header><h3>{clean(title)}</h3>'
+            f'<span class="badge {kind}">{state}</span></header>'
+            f"<p>{clean(finding.seen)}</p>"
+            f'<p class="rule"><b>What to do.</b> {clean(finding.advice)}</p></article>'
+        )
+    return f'<div class="grid2">{"".join(cards)}</div>' if cards else ""
 
 
 def _figures(run: Run, wanted: Sequence[Plan], more: str = "") -> str:

@@ -1,8 +1,9 @@
 """Reinforcement learning: the straight line from prompts to an update, step after step."""
 
+import collections
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,10 @@ from jaxtyping import Array
 
 from r1jax import rollout
 from r1jax.config import Config
+from r1jax.errors import UserError
+from r1jax.monitor import doctor
 from r1jax.monitor.metrics import rollout_metrics
+from r1jax.monitor.report_data import read_rows
 from r1jax.objectives import advantages as advantages_lib
 from r1jax.rewards.grader import Pending
 from r1jax.training.adapters import make_adapter_update
@@ -71,6 +75,9 @@ def train_rl(session: Session, base_params: Params) -> TrainState:
             policy = setup.policy(base_params, state.params)
             in_flight = start_rollout(setup, policy, prompts, step)
         log.write()  # of the step before, while the device samples
+        if log.stop is not None:
+            checkpoints.save(step, state, books)
+            end_on_finding(checkpoints, log.stop)
         with clock("rollout"):
             # Judged in the background as they end, while the device samples on.
             judged = submit_finished(setup, in_flight, step)
@@ -92,12 +99,23 @@ def train_rl(session: Session, base_params: Params) -> TrainState:
             log.write()
             with clock("checkpoint"):
                 checkpoints.save(step, state, books)
+        if log.stop is not None:
+            end_on_finding(checkpoints, log.stop)
         if stopping:
             checkpoints.wait()
             session.interrupts.raise_if_received()
     checkpoints.wait()
     checkpoints.close()
     return state
+
+
+def end_on_finding(checkpoints: Checkpoints, finding: doctor.Finding) -> NoReturn:
+    checkpoints.wait()
+    checkpoints.close()
+    raise UserError(
+        f"ended by config.logging.stop_on: {finding.text} {finding.advice} All steps are saved; to "
+        f"go on all the same, run this again without {finding.name} in logging.stop_on"
+    )
 
 
 def start_or_resume(
@@ -218,11 +236,15 @@ def _reference_logprobs(
 
 
 class StepLog:
-    """Writes down each finished step: metrics, the progress line, some completions."""
+    """Writes down each finished step: metrics, the progress line, some completions, what ails."""
 
     def __init__(self, session: Session, books: dict[str, Any], first: int) -> None:
         self.books = books
         self.pending: Finished | None = None
+        self.stop: doctor.Finding | None = None  # one that is to end the run
+        known = [row for row in read_rows(session.workdir, PHASE) if row["step"] < first]
+        self._rows = collections.deque(known, doctor.WINDOW)
+        self._told = {finding.name for finding in doctor.diagnose(tuple(self._rows))}
         self._session = session
         self._progress = session.progress(PHASE, session.setup.config.rl.steps, first)
 
@@ -258,6 +280,18 @@ class StepLog:
         if step % logging.completions_every == 0:
             session.log_completions(PHASE, step, finished.graded, logging.completions)
         self._progress.step(step + 1, shown(metrics))
+        self._ask_doctor({"step": step, **metrics})
+
+    def _ask_doctor(self, row: dict[str, float]) -> None:
+        """Say what is newly wrong, once; remember what is to end the run."""
+        self._rows.append(row)
+        stop_on = self._session.setup.config.logging.stop_on
+        for finding in doctor.diagnose(tuple(self._rows)):
+            if finding.name not in self._told:
+                self._progress.say(f"doctor: {finding.text} {finding.advice}")
+            self._told.add(finding.name)
+            if finding.name in stop_on:
+                self.stop = self.stop or finding
 
 
 def update_metrics(updates: list[Stats]) -> dict[str, float]:
