@@ -78,7 +78,8 @@ class Session:
         if not broken:
             return
         path = self.workdir / f"nonfinite_{phase}_{step}.npz"
-        fields = {f.name: np.asarray(getattr(batch, f.name)) for f in dataclasses.fields(batch)}
+        fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
+        fields = {name: np.asarray(each) for name, each in fields.items() if each is not None}
         np.savez_compressed(path, allow_pickle=False, **fields)
         raise UserError(
             f"{phase} step {step}: {' and '.join(broken)} not finite; the batch is in {path}, the "
