@@ -67,21 +67,23 @@ def mtp_prefill(
     return last, LayerCache(jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2))
 
 
-def mtp_draft(
+def mtp_extend(
     config: ModelConfig,
     decode_params: Mapping[str, Any],
-    hidden_RD: Float[Array, "R D"],
-    next_tokens_R: Int[Array, " R"],
-    positions_R: Int[Array, " R"],
-    cache: LayerCache,
-) -> tuple[Float[Array, "R D"], LayerCache]:
-    """The hidden state from which the head drafts the token behind `next_tokens_R`.
+    hidden_RCD: Float[Array, "R C D"],
+    next_tokens_RC: Int[Array, "R C"],
+    prefix: LayerCache | None,
+    suffix: LayerCache,
+    *,
+    prefix_lengths_R: Int[Array, " R"],
+    filled_R: Int[Array, " R"],
+) -> tuple[Float[Array, "R C D"], LayerCache]:
+    """(hidden states from which the head drafts the tokens behind `next_tokens_RC`, suffix).
 
-    `hidden_RD` is the model's state after the token at `positions_R`, and `next_tokens_R` the
-    token behind that. Fed its own state and its own draft, the module drafts one further.
+    `hidden_RCD` are the model's states behind what the module's caches hold, and `next_tokens_RC`
+    the tokens behind these. Fed its own state and its own draft, the module drafts one further.
     """
-    embedded = embed(decode_params["embedding"], next_tokens_R[:, None], config)
-    inputs = (hidden_RD[:, None], embedded, positions_R[:, None], cache)
-    found = Mtp(config).apply({"params": decode_params["mtp"]}, *inputs, method="decode")
-    hidden, cache = cast(tuple[Array, LayerCache], found)
-    return hidden[:, 0], cache
+    embedded = embed(decode_params["embedding"], next_tokens_RC, config)
+    inputs = (hidden_RCD, embedded, prefix, suffix, prefix_lengths_R, filled_R)
+    found = Mtp(config).apply({"params": decode_params["mtp"]}, *inputs, method="extend")
+    return cast(tuple[Array, LayerCache], found)

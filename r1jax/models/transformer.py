@@ -225,17 +225,19 @@ class Mtp(nn.Module):
         x, cached, routing = self.block(x, positions, segment_ids, None)
         return rms_norm(x, self.output_norm, self.config.norm_eps), cached, routing
 
-    def decode(
+    def extend(
         self,
-        hidden: Float[Array, "R 1 D"],
-        next_tokens: Float[Array, "R 1 D"],
-        positions: Int[Array, "R 1"],
-        cache: LayerCache,
-    ) -> tuple[Float[Array, "R 1 D"], LayerCache]:
-        """One more token per row; `positions` are also the places of the cache."""
-        joined, filled = self._joined(hidden, next_tokens), positions[:, 0]
-        x, cache = self.block.extend(joined, None, None, cache, jnp.zeros_like(filled), filled)
-        return rms_norm(x, self.output_norm, self.config.norm_eps), cache
+        hidden: Float[Array, "R C D"],
+        next_tokens: Float[Array, "R C D"],
+        prefix: LayerCache | None,
+        suffix: LayerCache,
+        prefix_lengths: Int[Array, " R"],
+        filled: Int[Array, " R"],
+    ) -> tuple[Float[Array, "R C D"], LayerCache]:
+        """C more places per row, as `Block.extend` reads them."""
+        joined = self._joined(hidden, next_tokens)
+        x, suffix = self.block.extend(joined, None, prefix, suffix, prefix_lengths, filled)
+        return rms_norm(x, self.output_norm, self.config.norm_eps), suffix
 
     def _joined(
         self, hidden: Float[Array, "B T D"], next_tokens: Float[Array, "B T D"]
@@ -399,13 +401,14 @@ def pinned(caches: Caches) -> Caches:
     return jax.tree.map(lambda leaf: constrain(leaf, "batch", "kv_heads", None, None), caches)
 
 
-def empty_caches(config: ModelConfig, rows: int, slots: int) -> Caches:
+def empty_caches(config: ModelConfig, rows: int, slots: int, more: int = 0) -> Caches:
+    """One for each layer, and for so many more of their kind."""
     heads, key, value = config.cache_dims
 
     def zeros(size: int) -> Array:
         return jnp.zeros((rows, heads, slots, size), config.compute_dtype)
 
-    return pinned([LayerCache(zeros(key), zeros(value)) for _ in range(config.layers)])
+    return pinned([LayerCache(zeros(key), zeros(value)) for _ in range(config.layers + more)])
 
 
 def extend(
@@ -450,15 +453,15 @@ def prefill(
     lengths_P: Int[Array, " P"],
     *,
     chunk: int,
-) -> tuple[Float[Array, "P D"], Caches]:
-    """(hidden state after each prompt's last token, keys and values of every layer).
+) -> tuple[Float[Array, "P S D"], Caches]:
+    """(hidden states after each token of the prompts, keys and values of every layer).
 
     Prompts are padded on the right, and read `chunk` tokens at a time: scores then take
     `chunk x S` places, not `S x S`. The first chunk is read as training reads a row.
     """
     prompts, width = tokens_PS.shape
     hidden, caches = _read_rows(config, decode_params, tokens_PS[:, :chunk], lengths_P)
-    states = [(0, hidden)]
+    states = [hidden]
     for start in range(chunk, width, chunk):
         end = min(start + chunk, width)
         hidden, caches = extend(
@@ -470,13 +473,13 @@ def prefill(
             prefix_lengths_R=jnp.zeros(prompts, jnp.int32),
             filled_R=jnp.full(prompts, start, jnp.int32),
         )
-        states.append((start, hidden))
-    last = jnp.zeros_like(hidden[:, 0])
-    for start, hidden in states:
-        place = jnp.clip(lengths_P - 1 - start, 0, hidden.shape[1] - 1)
-        here = jnp.take_along_axis(hidden, place[:, None, None], axis=1)[:, 0]
-        last = jnp.where((lengths_P > start)[:, None], here, last)
-    return last, caches
+        states.append(hidden)
+    return jnp.concatenate(states, axis=1), caches
+
+
+def take_last(hidden_PSD: Float[Array, "P S D"], lengths_P: Int[Array, " P"]) -> Array:
+    """[P, D], each row's state after its last token."""
+    return jnp.take_along_axis(hidden_PSD, (lengths_P - 1)[:, None, None], axis=1)[:, 0]
 
 
 def _read_rows(

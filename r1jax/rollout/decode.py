@@ -8,14 +8,17 @@ slots into responses, filling a slot again from the bank as soon as it falls idl
 
 A *unit* is U neighbouring slots whose responses answer the same prompt and share its cache. With
 U = 1 every slot has a copy of its own, and is filled again alone.
+
+A step reads a slot's last token and, with speculation, drafts behind it; it keeps as many tokens as
+would have been sampled anyway (`speculative`).
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int
 
 from r1jax.mesh import constrain
 from r1jax.models import transformer
@@ -23,69 +26,22 @@ from r1jax.models.config import ModelConfig
 from r1jax.ops.kv_cache import Caches, LayerCache, copy_row, grow, take_rows
 from r1jax.ops.logprobs import compute_logits
 from r1jax.ops.sampling import SamplingArrays, sample, uniforms
+from r1jax.rollout import speculative
+from r1jax.rollout.state import (
+    CUT,
+    GOING,
+    IDLE,
+    STOPPED,
+    Bank,
+    Loop,
+    Outputs,
+    Report,
+    Slots,
+    Variant,
+    Waiting,
+)
 
-IDLE = -1  # a slot's row when it has none
-GOING, STOPPED, CUT = 0, 1, 2  # why a response ended: not yet, by a stop id, by its limit
-
-
-class Outputs(NamedTuple):
-    """What came out so far, by row: response r, wherever it was decoded."""
-
-    tokens: Int[Array, "R S"]
-    logp: Float[Array, "R S"]
-    lengths: Int[Array, " R"]
-    endings: Int[Array, " R"]  # GOING, STOPPED or CUT
-
-
-class Waiting(NamedTuple):
-    """Responses that wait for a slot, [P, G]: neighbours share a prompt."""
-
-    rows: Int[Array, "P G"]  # where they come out; past the last row = nobody
-    limits: Int[Array, "P G"]  # tokens they may have
-    starts: Int[Array, "P G"]  # tokens they had before this rollout: their randomness goes on there
-    keys: UInt32[Array, "P G 2"]
-
-
-class Bank(NamedTuple):
-    """Prompts that have been read, and the responses to them that wait."""
-
-    caches: Caches  # [P, K, S, H]
-    lengths: Int[Array, " P"]
-    waiting: Waiting
-    first: Int[Array, "P G"]  # each response's first token
-
-
-class Slots(NamedTuple):
-    """B responses in the making. `token` is sampled and not yet read."""
-
-    rows: Int[Array, " B"]  # IDLE where there is none
-    tokens: Int[Array, " B"]
-    filled: Int[Array, " B"]  # tokens of the response in the suffix
-    prefix_lengths: Int[Array, " B"]
-    limits: Int[Array, " B"]
-    starts: Int[Array, " B"]
-    keys: UInt32[Array, "B 2"]
-    prefix: Caches  # [B / U, K, S, H]
-    suffix: Caches  # [B, K, S, H]
-
-
-class Loop(NamedTuple):
-    slots: Slots
-    outputs: Outputs
-    next_unit: Int[Array, ""]  # of the bank
-    steps: Int[Array, ""]  # of decoding, all chunks together
-    busy_steps: Float[Array, ""]  # slots that had a response, summed over steps
-
-
-class Report(NamedTuple):
-    """What the host looks at between chunks, while the next one is already running."""
-
-    endings: Int[Array, " R"]
-    next_unit: Int[Array, ""]
-    busy_units: Int[Array, ""]
-    most_filled: Int[Array, ""]
-    steps: Int[Array, ""]
-    busy_steps: Float[Array, ""]
+PLAIN = Variant()
 
 
 def pinned(tree: Any) -> Any:
@@ -104,12 +60,30 @@ def prepare_params(config: ModelConfig, params: Any) -> dict[str, Any]:
     return transformer.prepare_decode_params(config, params)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def empty_bank(config: ModelConfig, prompts: int, samples_per_prompt: int, room: int) -> Bank:
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), static_argnames="variant")
+def empty_bank(
+    config: ModelConfig,
+    prompts: int,
+    samples_per_prompt: int,
+    room: int,
+    *,
+    variant: Variant = PLAIN,
+) -> Bank:
     zeros = jnp.zeros((prompts, samples_per_prompt), jnp.int32)
     keys = jnp.zeros((prompts, samples_per_prompt, 2), jnp.uint32)
-    caches = transformer.empty_caches(config, prompts, room)
-    return pinned(Bank(caches, zeros[:, 0], Waiting(zeros, zeros, zeros, keys), zeros))
+    bank = Bank(
+        caches=empty_caches(config, variant, prompts, room),
+        lengths=zeros[:, 0],
+        waiting=Waiting(zeros, zeros, zeros, keys),
+        first=zeros,
+        memory=speculative.empty_beginnings(config, variant, prompts, room),
+    )
+    return pinned(bank)
+
+
+def empty_caches(config: ModelConfig, variant: Variant, rows: int, room: int) -> Caches:
+    """Of the model's layers and, where it drafts, of the MTP module."""
+    return transformer.empty_caches(config, rows, room, more=int(variant.speculate == "mtp"))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -124,10 +98,20 @@ def empty_outputs(rows: int, tokens: int) -> Outputs:
     )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+@functools.partial(
+    jax.jit, static_argnums=(0, 1, 2, 3, 4), static_argnames=("variant", "text_room")
+)
 def empty_slots(
-    config: ModelConfig, slots: int, units: int, prefix_room: int, suffix_room: int
+    config: ModelConfig,
+    slots: int,
+    units: int,
+    prefix_room: int,
+    suffix_room: int,
+    *,
+    variant: Variant = PLAIN,
+    text_room: int = 0,
 ) -> Slots:
+    """`text_room`: tokens of a prompt, its response and a draft, where drafts are looked up."""
     zeros = jnp.zeros(slots, jnp.int32)
     empty = Slots(
         rows=jnp.full(slots, IDLE, jnp.int32),
@@ -137,13 +121,22 @@ def empty_slots(
         limits=zeros,
         starts=zeros,
         keys=jnp.zeros((slots, 2), jnp.uint32),
-        prefix=transformer.empty_caches(config, units, prefix_room),
-        suffix=transformer.empty_caches(config, slots, suffix_room),
+        prefix=empty_caches(config, variant, units, prefix_room),
+        suffix=empty_caches(config, variant, slots, suffix_room),
+        memory=speculative.empty_memory(config, variant, slots, text_room),
     )
     return pinned(empty)
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames="chunk", donate_argnums=(2, 3))
+@jax.jit
+def empty_loop(slots: Slots, outputs: Outputs) -> Loop:
+    zero = jnp.zeros((), jnp.int32)
+    return Loop(slots, outputs, zero, zero, *[jnp.zeros((), jnp.float32)] * 3)
+
+
+@functools.partial(
+    jax.jit, static_argnums=0, static_argnames=("chunk", "variant"), donate_argnums=(2, 3)
+)
 def read_prompts(
     config: ModelConfig,
     decode_params: Any,
@@ -156,11 +149,16 @@ def read_prompts(
     sampling: SamplingArrays,
     *,
     chunk: int,
+    variant: Variant = PLAIN,
 ) -> tuple[Bank, Outputs]:
     """Read each prompt once, into its place of the bank, and sample the first token of all its
     responses. A place past the last of the bank, and such a row, are nobody's."""
     hidden, caches = transformer.prefill(config, decode_params, tokens_PS, lengths_P, chunk=chunk)
-    logits_PV = compute_logits(hidden, decode_params["head"])
+    last_PD = transformer.take_last(hidden, lengths_P)
+    logits_PV = compute_logits(last_PD, decode_params["head"])
+    if variant.speculate == "mtp":
+        own = speculative.prefill_mtp(config, decode_params, hidden, tokens_PS, lengths_P)
+        caches = [*caches, own]
 
     def first(of_P: Waiting) -> tuple[Array, Array]:
         uniform = uniforms(jax.random.wrap_key_data(of_P.keys), of_P.starts)
@@ -189,6 +187,7 @@ def read_prompts(
             lambda all_, new: all_.at[places_P].set(new, mode="drop"), bank.waiting, waiting
         ),
         first=bank.first.at[places_P].set(token, mode="drop"),
+        memory=speculative.remember(variant, bank.memory, places_P, tokens_PS, last_PD),
     )
     return pinned(bank), pinned(outputs)
 
@@ -201,7 +200,7 @@ def _ending(
     return jnp.where(sampling.stops_V[token], STOPPED, cut).astype(jnp.int32)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+@functools.partial(jax.jit, static_argnums=0, static_argnames="variant", donate_argnums=2)
 def decode(
     config: ModelConfig,
     decode_params: Any,
@@ -212,6 +211,7 @@ def decode(
     units: Int[Array, ""],
     more: Bool[Array, ""],
     chunk: Int[Array, ""],
+    variant: Variant = PLAIN,
 ) -> tuple[Loop, Report]:
     """Sample until `chunk` steps are over or all is done.
 
@@ -226,7 +226,7 @@ def decode(
         return (loop.steps < end) & busy & ~(more & hungry)
 
     def step(loop: Loop) -> Loop:
-        return _refill(_advance(config, decode_params, loop, sampling), bank, units)
+        return _refill(_advance(config, variant, decode_params, loop, sampling), bank, units)
 
     loop = pinned(jax.lax.while_loop(going, step, _refill(loop, bank, units)))
     report = Report(
@@ -237,50 +237,101 @@ def decode(
         most_filled=jnp.max(loop.slots.filled),
         steps=loop.steps + 0,
         busy_steps=loop.busy_steps + 0,
+        drafted=loop.drafted + 0,
+        accepted=loop.accepted + 0,
     )
     return loop, report
 
 
-def _advance(config: ModelConfig, decode_params: Any, loop: Loop, sampling: SamplingArrays) -> Loop:
-    """Read every slot's token, sample its next one and write that down."""
-    slots = loop.slots
+def _advance(
+    config: ModelConfig, variant: Variant, decode_params: Any, loop: Loop, sampling: SamplingArrays
+) -> Loop:
+    """Read every slot's token and the drafts behind it, sample behind each of them, and write down
+    what plain decoding would have sampled."""
+    drafts_Bd, slots = speculative.draft(config, variant, decode_params, loop.slots, sampling)
     hidden, suffix = transformer.extend(
         config,
         decode_params,
-        slots.tokens[:, None],
+        # Where there is no draft, any token will do.
+        jnp.concatenate([slots.tokens[:, None], jnp.maximum(drafts_Bd, 0)], axis=1),
         slots.prefix,
         slots.suffix,
         prefix_lengths_R=slots.prefix_lengths,
         filled_R=slots.filled,
     )
-    logits = compute_logits(hidden[:, 0], decode_params["head"])
-    taken = slots.filled + 1
-    place = slots.starts + taken
-    uniform = uniforms(jax.random.wrap_key_data(slots.keys), place)
-    token, logp = sample(logits, uniform, place, sampling)
+    taken = slots.filled[:, None] + 1 + jnp.arange(hidden.shape[1])[None]  # [B, C]
+    token, logp = _sample_places(decode_params, hidden, slots, taken, sampling)
+    ending = _ending(token, taken + 1, slots.limits[:, None], sampling)
+    # A place counts if the token read there is the one sampled before it, and that was no end.
+    goes_on = (drafts_Bd == token[:, :-1]) & (ending[:, :-1] == GOING)
+    accepted = jnp.sum(jnp.cumprod(goes_on, axis=1), axis=1, dtype=jnp.int32)
     alive = slots.rows != IDLE
-    ending = _ending(token, taken + 1, slots.limits, sampling)
-    # An idle slot writes past the last row, where nothing is.
-    row = jnp.where(alive, slots.rows, len(loop.outputs.lengths))
-    outputs = Outputs(
-        tokens=loop.outputs.tokens.at[row, taken].set(token, mode="drop"),
-        logp=loop.outputs.logp.at[row, taken].set(logp, mode="drop"),
-        lengths=loop.outputs.lengths.at[row].set(taken + 1, mode="drop"),
-        endings=loop.outputs.endings.at[row].set(ending, mode="drop"),
-    )
-    going_on = alive & (ending == GOING)
-    slots = slots._replace(
-        rows=jnp.where(going_on, slots.rows, IDLE),
-        tokens=token,
-        filled=jnp.where(going_on, taken, 0),
-        suffix=suffix,
-    )
+    slots = slots._replace(suffix=[*suffix, *slots.suffix[config.layers :]])
+    slots = speculative.note(slots, hidden, token, accepted + 1)
     return loop._replace(
-        slots=slots,
-        outputs=outputs,
+        slots=_follow(slots, token, ending, accepted),
+        outputs=_write_down(loop.outputs, slots, taken, token, logp, ending, accepted),
         steps=loop.steps + 1,
-        busy_steps=loop.busy_steps + jnp.sum(alive).astype(jnp.float32),
+        busy_steps=loop.busy_steps + _count(alive),
+        drafted=loop.drafted + _count(alive[:, None] & (drafts_Bd != speculative.NOTHING)),
+        accepted=loop.accepted + _count(jnp.where(alive, accepted, 0)),
     )
+
+
+def _count(x: Array) -> Float[Array, ""]:
+    return jnp.sum(x).astype(jnp.float32)
+
+
+def _sample_places(
+    decode_params: Any,
+    hidden_BCD: Float[Array, "B C D"],
+    slots: Slots,
+    taken_BC: Int[Array, "B C"],
+    sampling: SamplingArrays,
+) -> tuple[Int[Array, "B C"], Float[Array, "B C"]]:
+    """(token, log-prob) of every place, by the random number of that place."""
+    count = hidden_BCD.shape[1]
+    logits = compute_logits(hidden_BCD.reshape(-1, hidden_BCD.shape[2]), decode_params["head"])
+    place = (slots.starts[:, None] + taken_BC).reshape(-1)
+    keys = jax.random.wrap_key_data(jnp.repeat(slots.keys, count, axis=0))
+    token, logp = sample(logits, uniforms(keys, place), place, sampling)
+    return token.reshape(-1, count), logp.reshape(-1, count)
+
+
+def _write_down(
+    outputs: Outputs,
+    slots: Slots,
+    taken: Int[Array, "B C"],
+    token: Int[Array, "B C"],
+    logp: Float[Array, "B C"],
+    ending: Int[Array, "B C"],
+    accepted: Int[Array, " B"],
+) -> Outputs:
+    # An idle slot writes past the last row, where nothing is; so does what was not accepted.
+    nowhere = len(outputs.lengths)
+    row = jnp.where(slots.rows != IDLE, slots.rows, nowhere)
+    kept = jnp.arange(token.shape[1])[None] <= accepted[:, None]
+    row_BC = jnp.where(kept, row[:, None], nowhere)
+    return Outputs(
+        tokens=outputs.tokens.at[row_BC, taken].set(token, mode="drop"),
+        logp=outputs.logp.at[row_BC, taken].set(logp, mode="drop"),
+        lengths=outputs.lengths.at[row].set(_at(taken, accepted) + 1, mode="drop"),
+        endings=outputs.endings.at[row].set(_at(ending, accepted), mode="drop"),
+    )
+
+
+def _follow(slots: Slots, token: Array, ending: Array, accepted: Int[Array, " B"]) -> Slots:
+    """The slots behind the last token that was kept."""
+    going_on = (slots.rows != IDLE) & (_at(ending, accepted) == GOING)
+    return slots._replace(
+        rows=jnp.where(going_on, slots.rows, IDLE),
+        tokens=_at(token, accepted),
+        filled=jnp.where(going_on, slots.filled + 1 + accepted, 0),
+    )
+
+
+def _at(of_BC: Array, place_B: Array) -> Array:
+    return jnp.take_along_axis(of_BC, place_B[:, None], axis=1)[:, 0]
 
 
 def _idle_units(slots: Slots) -> Array:
@@ -322,6 +373,11 @@ def _refill(loop: Loop, bank: Bank, units: Array) -> Loop:
             keys=put(slots.keys, next_ones.keys),
             prefix=copy_row(slots.prefix, bank.caches, unit, prompt),
             suffix=slots.suffix,
+            memory=jax.tree.map(
+                put,
+                slots.memory,
+                speculative.begin(slots.memory, bank, prompt, taken(bank.first.reshape(-1))),
+            ),
         )
         return loop._replace(slots=slots, next_unit=loop.next_unit + 1)
 
@@ -339,15 +395,8 @@ def keep_busy(slots: Slots, units: int) -> Slots:
     size = len(slots.rows) // _count_units(slots)
     kept = jnp.argsort(_idle_units(slots), stable=True)[:units]
     members = (kept[:, None] * size + jnp.arange(size)[None]).reshape(-1)
-    rest = {
-        name: getattr(slots, name)[members]
-        for name in Slots._fields
-        if name not in ("prefix", "suffix")
-    }
-    few = Slots(
-        **rest, prefix=take_rows(slots.prefix, kept), suffix=take_rows(slots.suffix, members)
-    )
-    return pinned(few)
+    few = jax.tree.map(lambda leaf: leaf[members], slots._replace(prefix=[]))
+    return pinned(few._replace(prefix=take_rows(slots.prefix, kept)))
 
 
 @jax.jit

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from r1jax.errors import UserError
 from r1jax.mesh import BATCH_AXES
 from r1jax.models import Transformer
 from r1jax.models.config import ModelConfig
@@ -77,6 +78,8 @@ def dispatch(
     if sampling.stop_strings and decode_text is None:
         raise ValueError("sampling.stop_strings: need decode_text, tokens to text")
     require_prompts(prompts.tokens)
+    if config.speculate == "mtp" and not module.config.mtp:
+        raise UserError("rollout.speculate='mtp': this model has no MTP module; use 'ngram'")
     plan = planning.make_plan(
         [len(tokens) for tokens in prompts.tokens],
         samples_per_prompt=samples_per_prompt,
@@ -138,18 +141,25 @@ class Programs:
     def empty_bank(self) -> decode.Bank:
         plan = self.plan
         return decode.empty_bank(
-            self.model, plan.bank_prompts, plan.samples_per_prompt, plan.prompt_room
+            self.model,
+            plan.bank_prompts,
+            plan.samples_per_prompt,
+            plan.prompt_room,
+            variant=plan.variant,
         )
 
     def empty_loop(self, units: int, room: int) -> decode.Loop:
         plan = self.plan
-        return decode.Loop(
-            slots=decode.empty_slots(self.model, units * plan.unit, units, plan.prompt_room, room),
-            outputs=decode.empty_outputs(plan.rows, plan.max_tokens),
-            next_unit=jnp.zeros((), jnp.int32),
-            steps=jnp.zeros((), jnp.int32),
-            busy_steps=jnp.zeros((), jnp.float32),
+        slots = decode.empty_slots(
+            self.model,
+            units * plan.unit,
+            units,
+            plan.prompt_room,
+            room,
+            variant=plan.variant,
+            text_room=plan.text_room,
         )
+        return decode.empty_loop(slots, decode.empty_outputs(plan.rows, plan.max_tokens))
 
     def run(
         self, loop: decode.Loop, bank: decode.Bank, *, units: int, more: bool, chunk: int
@@ -163,6 +173,7 @@ class Programs:
             units=np.int32(units),
             more=np.bool_(more),
             chunk=np.int32(chunk),
+            variant=self.plan.variant,
         )
 
     def read(
@@ -213,6 +224,7 @@ class Programs:
             decode.Waiting(*map(jnp.asarray, padded[1:])),
             self.sampling_arrays,
             chunk=self.config.prefill_chunk,
+            variant=self.plan.variant,
         )
 
     def warm_up(self) -> None:
@@ -277,6 +289,7 @@ class InFlight:
         self._complete = np.zeros(plan.rows, bool)
         self._seen_ended = np.zeros(plan.rows, bool)
         self.steps, self.busy_steps = 0, 0.0  # decoding steps; busy slots, summed over them
+        self.drafted, self.accepted = 0, 0  # tokens
         shape = (plan.rows, plan.max_tokens)
         self.rollouts = Rollouts(
             prompts=prompts,
@@ -304,6 +317,11 @@ class InFlight:
         slots = self._plan.sizes[0] * self._plan.unit
         return self.busy_steps / max(1, self.steps * slots)
 
+    @property
+    def tokens_per_step(self) -> float:
+        """By how many tokens a response grew in a step: 1, and the drafts that were accepted."""
+        return 1 + self.accepted / max(1, self.busy_steps)
+
     def so_far(self) -> Any:
         """`Outputs` of all rows, as they are behind the chunks under way: waits for these."""
         return jax.device_get(self._loop.outputs)
@@ -316,8 +334,10 @@ class InFlight:
         chunk = self._under_way.popleft()
         report = jax.device_get(chunk.report)
         self.steps, self.busy_steps = int(report.steps), float(report.busy_steps)
+        self.drafted, self.accepted = int(report.drafted), int(report.accepted)
         self._busy = int(report.busy_units)
-        self._most_filled = int(report.most_filled) + self._steps_under_way()
+        under_way = self._steps_under_way() * self._plan.per_step
+        self._most_filled = int(report.most_filled) + under_way
         ended = report.endings != decode.GOING
         # With stop strings, what goes on must be read too.
         wanted = ~self._complete if self._stops else ended & ~self._seen_ended
@@ -361,7 +381,7 @@ class InFlight:
 
     def _start_chunk(self) -> None:
         chunk = self._programs.config.chunk
-        self._most_filled += chunk
+        self._most_filled += chunk * self._plan.per_step
         self._fit()
         self._loop, report = self._programs.run(
             self._loop,

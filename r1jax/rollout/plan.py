@@ -9,10 +9,11 @@ import jax
 import numpy as np
 
 from r1jax.errors import UserError
-from r1jax.models import transformer
 from r1jax.models.config import ModelConfig
 from r1jax.ops.kv_cache import count_bytes
 from r1jax.ops.sampling import SamplingParams
+from r1jax.rollout import decode
+from r1jax.rollout.state import Variant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,9 @@ class RolloutConfig:
     prefill_tokens: int = 4096  # prompt tokens read by one program
     prefill_chunk: int = 1024  # of them, a prompt's tokens read at once
     bank_tokens: int = 1 << 20  # prompt tokens that may lie read and waiting
+    speculate: Literal["none", "ngram", "mtp"] = "none"  # who drafts: `rollout.speculative`
+    draft_tokens: int = 4  # drafted and checked by one step
+    ngram: int = 3  # tokens that must occur again for what followed them to be drafted
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -34,6 +38,13 @@ class RolloutConfig:
             least = 0 if field.name in ("slots", "room") else 1
             if isinstance(value, int) and value < least:
                 raise ValueError(f"rollout.{field.name}={value}: must be {least} or more")
+
+    @property
+    def variant(self) -> Variant:
+        if self.speculate == "none":
+            return Variant()
+        ngram = self.ngram if self.speculate == "ngram" else 0
+        return Variant(self.speculate, self.draft_tokens, ngram)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +60,16 @@ class Plan:
     rooms: tuple[int, ...]  # what a slot has room for, from first to last
     sizes: tuple[int, ...]  # units decoded at once, from first to last
     bank_prompts: int
+    variant: Variant
+
+    @property
+    def per_step(self) -> int:
+        """Tokens that a slot reads in a step: its last one and the drafts behind it."""
+        return 1 + self.variant.draft_tokens
+
+    @property
+    def text_room(self) -> int:
+        return self.prompt_room + self.max_tokens + self.variant.draft_tokens
 
 
 # Few widths, so that few programs are compiled: powers of two and the middles between them.
@@ -87,9 +108,10 @@ def make_plan(
         slots=slots,
         unit=unit,
         prompt_room=prompt_room,
-        rooms=make_rooms(sampling.max_tokens, config.room),
+        rooms=make_rooms(sampling.max_tokens, config.room, config.variant.draft_tokens),
         sizes=make_sizes(slots // unit, unit, row_multiple) if has_tail else (slots // unit,),
         bank_prompts=-(-bank // row_multiple) * row_multiple,
+        variant=config.variant,
     )
 
 
@@ -117,14 +139,15 @@ def choose_sharing(
     return not may_end or prompt_room >= 2 * max_tokens
 
 
-def make_rooms(max_tokens: int, first: int) -> tuple[int, ...]:
-    """first, 2 first, 4 first, ... up to what `max_tokens` tokens need: the last is never read.
+def make_rooms(max_tokens: int, first: int, drafts: int = 0) -> tuple[int, ...]:
+    """first, 2 first, 4 first, ... up to what `max_tokens` tokens need: the last is never read, but
+    drafts are.
 
     Attention reads a slot's whole room, so it should not be the largest from the start; but every
     room is another program to compile, so there are three at most unless `first` says otherwise.
     """
-    most = max(max_tokens - 1, 1)
-    rooms = [min(first or max(128, -(-most // 4)), most)]
+    most = max(max_tokens - 1, 1) + drafts
+    rooms = [min(max(first or max(128, -(-most // 4)), 1 + drafts), most)]
     while rooms[-1] < most:
         rooms.append(min(rooms[-1] * 2, most))
     return tuple(dict.fromkeys(-(-room // 8) * 8 for room in rooms))
@@ -148,7 +171,7 @@ def count_cache_bytes(config: ModelConfig, plan: Plan) -> int:
         (plan.sizes[0], plan.prompt_room),
         (plan.slots, largest + max(before, default=0)),
     ]
-    make = functools.partial(transformer.empty_caches, config)
+    make = functools.partial(decode.empty_caches, config, plan.variant)
     return sum(
         count_bytes(jax.eval_shape(functools.partial(make, rows, slots))) for rows, slots in shapes
     )

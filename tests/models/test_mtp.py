@@ -114,11 +114,15 @@ def test_drafts_are_those_of_the_training_path():
     np.testing.assert_allclose(draft, wanted[rows, lengths - 1], atol=1e-5)
     room = ((0, 0), (0, 0), (0, 5), (0, 0))
     cache = LayerCache(*(jnp.pad(leaf, room) for leaf in cache))
-    step = jax.jit(mtp.mtp_draft, static_argnums=0)
-    for offset in range(5):
-        at = lengths + offset
-        draft, cache = step(config, decode_params, hidden[rows, at], targets[rows, at], at, cache)
-        np.testing.assert_allclose(draft, wanted[rows, at], atol=1e-5)
+    step = jax.jit(mtp.mtp_extend, static_argnums=0)
+    nothing = jnp.zeros_like(lengths)
+    for offset in (0, 2, 3):  # two places at once, then one, then two
+        at = lengths[:, None] + offset + jnp.arange(2 - (offset == 2))[None]
+        inputs = (hidden[rows[:, None], at], targets[rows[:, None], at], None, cache)
+        draft, cache = step(
+            config, decode_params, *inputs, prefix_lengths_R=nothing, filled_R=at[:, 0]
+        )
+        np.testing.assert_allclose(draft, wanted[rows[:, None], at], atol=1e-5)
 
 
 @pytest.fixture

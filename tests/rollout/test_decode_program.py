@@ -38,12 +38,9 @@ def abstract_params():
 def program(request):
     """(compiled decode, the shapes of what it carries)"""
     config, params = abstract_params()
-    loop = decode.Loop(
+    loop = decode.empty_loop.eval_shape(
         decode.empty_slots.eval_shape(config, ROWS, ROWS // request.param, WIDTH, ROOM),
         decode.empty_outputs.eval_shape(ROWS, ROOM),
-        shaped(),
-        shaped(),
-        shaped(dtype="float32"),
     )
     compiled = decode.decode.lower(
         config,
