@@ -8,7 +8,7 @@ import collections
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,9 +23,9 @@ from r1jax.ops.sampling import SamplingArrays, SamplingParams, row_keys
 from r1jax.rollout import decode
 from r1jax.rollout import plan as planning
 from r1jax.rollout.plan import Plan, RolloutConfig
+from r1jax.rollout.stop_strings import Decoder, StopStrings
 from r1jax.types import Params, PromptBatch, Rollouts
 
-Decoder = Callable[[Sequence[int]], str]
 DEFAULTS = RolloutConfig()
 FETCHED = 64  # responses copied to the host by one program
 
@@ -448,35 +448,6 @@ class InFlight:
             self._loop = decode.end_rows(self._loop, ended, at)
             self._seen_ended[rows[hit]] = True
         return np.where(hit, cuts, lengths), np.where(hit, decode.STOPPED, endings)
-
-
-class StopStrings:
-    """Where responses complete a stop string, looked for as their tokens come."""
-
-    def __init__(self, strings: Sequence[str], decode_text: Decoder | None) -> None:
-        self._strings = tuple(strings)
-        self._decode = decode_text or (lambda _: "")
-        self._clean: dict[int, int] = {}  # row -> tokens that hold no stop string
-
-    def __bool__(self) -> bool:
-        return bool(self._strings)
-
-    def find(self, row: int, tokens: np.ndarray) -> int:
-        """How many tokens it takes to complete the first stop string, 0 = there is none."""
-        clean = self._clean.get(row, 0)
-        if len(tokens) <= clean or not self._holds(tokens):
-            self._clean[row] = len(tokens)
-            return 0
-        # Text grows with its tokens, so holding a string is monotone: halve.
-        low, high = clean, len(tokens)
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if self._holds(tokens[:middle]) else (middle, high)
-        return high
-
-    def _holds(self, tokens: np.ndarray) -> bool:
-        text = self._decode(tokens.tolist())
-        return any(string in text for string in self._strings)
 
 
 def _split(requests: Requests, prompts: int) -> list[Requests]:

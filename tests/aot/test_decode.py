@@ -79,10 +79,11 @@ def compile_decode(slice_name, unit):
     params = jax.eval_shape(functools.partial(init_params, module), 0)
     params = jax.eval_shape(functools.partial(decode.prepare_params, CONFIG), params)
     scalar = functools.partial(jax.ShapeDtypeStruct, ())
-    loop = decode.Loop(
-        jax.eval_shape(lambda: decode.empty_slots(CONFIG, SLOTS, SLOTS // unit, PROMPT, ROOM)),
-        jax.eval_shape(lambda: decode.empty_outputs(4 * SLOTS, ROOM)),
-        *(scalar(dtype) for dtype in (jnp.int32, jnp.int32, jnp.float32)),
+    loop = jax.eval_shape(
+        lambda: decode.empty_loop(
+            decode.empty_slots(CONFIG, SLOTS, SLOTS // unit, PROMPT, ROOM),
+            decode.empty_outputs(4 * SLOTS, ROOM),
+        )
     )
     bank = jax.eval_shape(lambda: decode.empty_bank(CONFIG, 32, SAMPLES, PROMPT))
     sampling = SamplingArrays.of(SamplingParams(), CONFIG.vocab_size)
