@@ -66,9 +66,9 @@ def assert_counts_add_up(rollout):
     "way",
     [
         "all defaults",
-        "a step at a time",
+        pytest.param("a step at a time", marks=pytest.mark.slow),
         "a shared prompt, few slots",
-        "one prompt at a time",
+        pytest.param("one prompt at a time", marks=pytest.mark.slow),
     ],
 )
 def test_looked_up_drafts_change_no_response(way):
