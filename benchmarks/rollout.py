@@ -22,7 +22,7 @@ from r1jax.types import Rollouts
 
 SLOTS = flags.DEFINE_integer("slots", 0, "responses decoded at once; 0 = the engine's choice")
 CHUNK = flags.DEFINE_integer("chunk", 32, "decoding steps between looks of the host")
-SHARE = flags.DEFINE_enum("share", "auto", ["auto", "always", "never"], "one cache for a prompt")
+SPECULATE = flags.DEFINE_bool("speculate", False, "look drafts up in the text")
 
 
 def main(_: Any) -> None:
@@ -33,7 +33,9 @@ def main(_: Any) -> None:
     module, params = common.make_model(workload)
     decode_params = rollout.prepare_params(module.config, params)
     sampling = rollout.SamplingParams(max_tokens=workload.response_len, stop_ids=workload.eos_ids)
-    config = rollout.RolloutConfig(slots=SLOTS.value, chunk=CHUNK.value, share_prompts=SHARE.value)
+    config = rollout.RolloutConfig(
+        slots=SLOTS.value, chunk=CHUNK.value, speculate="ngram" if SPECULATE.value else "none"
+    )
     seconds, runs = [], []
     for step in range(common.STEPS.value):
         start = time.perf_counter()

@@ -26,6 +26,7 @@ from r1jax.rollout.plan import Plan, RolloutConfig
 from r1jax.rollout.stop_strings import Decoder, StopStrings
 from r1jax.types import Params, PromptBatch, Rollouts
 
+Prompts = Sequence[Sequence[int]] | Sequence[np.ndarray]
 DEFAULTS = RolloutConfig()
 FETCHED = 64  # responses copied to the host by one program
 
@@ -33,7 +34,7 @@ FETCHED = 64  # responses copied to the host by one program
 def generate(
     module: Transformer,
     params: Params,
-    prompts: PromptBatch | Sequence[Sequence[int]],
+    prompts: PromptBatch | Prompts,
     *,
     sampling: SamplingParams,
     samples_per_prompt: int,
@@ -472,7 +473,7 @@ def count_batch_shards() -> int:
     return 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
-def as_prompt_batch(prompts: PromptBatch | Sequence[Sequence[int]]) -> PromptBatch:
+def as_prompt_batch(prompts: PromptBatch | Prompts) -> PromptBatch:
     if isinstance(prompts, PromptBatch):
         return prompts
     tokens = tuple(np.asarray(p, np.int32) for p in prompts)
