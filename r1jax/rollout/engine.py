@@ -242,7 +242,9 @@ class Programs:
         )
         bank = self.empty_bank()
         for units, room in decoding_shapes(self.plan):
-            self.run(self.empty_loop(units, room), bank, units=0, more=False, chunk=1)
+            loop = self.empty_loop(units, room)
+            # Waited for: the next one's caches are made when this one's are gone.
+            jax.block_until_ready(self.run(loop, bank, units=0, more=False, chunk=1))
         _SEEN.add(seen)
 
 
