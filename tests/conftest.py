@@ -5,7 +5,6 @@ look at what it makes of a program.
 """
 
 import os
-import pathlib
 
 # Before anything imports jax: tests never take an accelerator by accident.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -23,16 +22,3 @@ install_import_hook("r1jax", "beartype.beartype")
 
 # Helpers that assert explain themselves as tests do.
 pytest.register_assert_rewrite("runs")
-
-
-# Tests that look at what is left on the machine, and those whose workers they would see.
-LOOKING_AROUND = ("rewards", "training/test_grading.py", "pipeline/test_rewards.py")
-STARTING_WORKERS = ("pipeline/test_start_from_checkpoint.py",)
-
-
-def pytest_collection_modifyitems(items):
-    """Of several processes, one runs a whole file, and one all tests that look around."""
-    for item in items:
-        name = item.path.relative_to(pathlib.Path(__file__).parent).as_posix()
-        together = name.startswith((*LOOKING_AROUND, *STARTING_WORKERS))
-        item.add_marker(pytest.mark.xdist_group("rewards" if together else name))

@@ -282,7 +282,7 @@ class StepLog:
         self._progress.step(step + 1, shown(metrics))
         self._ask_doctor({"step": step, **metrics})
 
-    def _ask_doctor(self, row: dict[str, float]) -> None:
+    def _ask_doctor(self, row: dict[str, Any]) -> None:
         """Say what is newly wrong, once; remember what is to end the run."""
         self._rows.append(row)
         stop_on = self._session.setup.config.logging.stop_on

@@ -271,12 +271,12 @@ def decode_in_parts(module, params, tokens, prompt_lengths, *, count, chunk):
     config = module.config
     decode_params = jax.jit(transformer.prepare_decode_params, static_argnums=0)(config, params)
     width = prompt_lengths.max()
-    last, prefix = jax.jit(transformer.prefill, static_argnums=0, static_argnames="chunk")(
+    hidden, prefix = jax.jit(transformer.prefill, static_argnums=0, static_argnames="chunk")(
         config, decode_params, tokens[:, :width], prompt_lengths, chunk=chunk
     )
     suffix = transformer.empty_caches(config, len(tokens), tokens.shape[1])
     extend = jax.jit(transformer.extend, static_argnums=0)
-    states = [last[:, None]]
+    states = [transformer.take_last(hidden, jnp.asarray(prompt_lengths))[:, None]]
     for filled in range(0, tokens.shape[1] - width, count):
         places = prompt_lengths[:, None] + filled + np.arange(count)
         hidden, suffix = extend(
@@ -322,13 +322,13 @@ def test_bfloat16_decoding_rounds_where_training_rounds(variant):
     module, params = make_tiny(dtype="bfloat16", **VARIANTS[variant])
     tokens = np.random.default_rng(0).integers(0, TINY.vocab_size, (3, 8))
     decode_params = transformer.prepare_decode_params(module.config, params)
-    last, _ = exact(transformer.prefill, static_argnums=0, static_argnames="chunk")(
+    read, _ = exact(transformer.prefill, static_argnums=0, static_argnames="chunk")(
         module.config, decode_params, tokens, np.full(3, 8), chunk=8
     )
     hidden = exact(functools.partial(module.apply, method="hidden"))({"params": params}, tokens)
-    assert last.dtype == hidden.dtype == jnp.bfloat16
+    assert read.dtype == hidden.dtype == jnp.bfloat16
     assert decode_params["head"].dtype == jnp.float32
-    np.testing.assert_array_equal(last, hidden[:, -1])
+    np.testing.assert_array_equal(read, hidden)
 
 
 def test_bfloat16_logits_are_float32_and_near_the_float32_model():
