@@ -47,6 +47,9 @@ class Rollouts:
     logp: np.ndarray  # [R, S] float32, under the distribution that was sampled from
     lengths: np.ndarray  # [R] int32
     finished: np.ndarray  # [R] bool, True = the response ended itself, False = it was cut
+    # [R, S] float32, under the model's own: temperature 1, nothing added, nothing left out. There
+    # with `SamplingParams.return_logp="both"`.
+    logp_plain: np.ndarray | None = None
 
     @property
     def samples_per_prompt(self) -> int:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,8 @@ _BLOCK = 64
 
 @dataclasses.dataclass(frozen=True)
 class SamplingParams:
-    """How to sample. Changing a value never recompiles, but for the room that `max_tokens` asks.
+    """How to sample. Changing a value never recompiles, but for the room that `max_tokens` asks and
+    whether `return_logp` asks for more.
 
     The order is: bias, temperature, min_p, top_k, top_p of what top_k left. A token that may not
     come (forbidden, or a stop before `min_tokens`) has probability 0.
@@ -33,6 +34,9 @@ class SamplingParams:
     stop_strings: tuple[str, ...] = ()  # a response ends with the token that completes one
     logit_bias: Mapping[int, float] = dataclasses.field(default_factory=dict)
     forbidden_ids: tuple[int, ...] = ()
+    # Log-probs of the tokens: `Rollouts.logp` is under the distribution all this makes, which is
+    # sampled from; "both" asks for `logp_plain` too, under the model's own.
+    return_logp: Literal["processed", "both"] = "processed"
 
     def __post_init__(self) -> None:
         bias = self.logit_bias.values()
@@ -45,6 +49,10 @@ class SamplingParams:
             (
                 not 0 <= self.min_tokens <= self.max_tokens,
                 f"min_tokens={self.min_tokens}: must be in [0, max_tokens={self.max_tokens}]",
+            ),
+            (
+                self.return_logp not in ("processed", "both"),
+                f"return_logp={self.return_logp!r}: must be 'processed' or 'both'",
             ),
             ("" in self.stop_strings, "stop_strings: an empty string would stop at once"),
             (
@@ -140,6 +148,12 @@ def sample(
         filtering & ~greedy, lambda x: filter_logits(x, sampling), lambda x: x, logits
     )
     return jax.lax.cond(greedy, _take_highest, draw, logits, uniform_R)
+
+
+def plain_logp(logits_RV: Float[Array, "R V"], tokens_R: Int[Array, " R"]) -> Float[Array, " R"]:
+    """The model's own log-prob of tokens, whatever distribution they were sampled from."""
+    chosen = jnp.take_along_axis(logits_RV, tokens_R[:, None], axis=-1)[:, 0]
+    return chosen - jax.nn.logsumexp(logits_RV, axis=-1)
 
 
 def _adjust(logits_RV: Array, taken_R: Array, sampling: SamplingArrays) -> Array:

@@ -14,7 +14,7 @@ would have been sampled anyway (`speculative`).
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ from r1jax.models import transformer
 from r1jax.models.config import ModelConfig
 from r1jax.ops.kv_cache import Caches, LayerCache, copy_row, grow, take_rows
 from r1jax.ops.logprobs import compute_logits
-from r1jax.ops.sampling import SamplingArrays, sample, uniforms
+from r1jax.ops.sampling import SamplingArrays, plain_logp, sample, uniforms
 from r1jax.rollout import speculative
 from r1jax.rollout.state import (
     CUT,
@@ -86,12 +86,14 @@ def empty_caches(config: ModelConfig, variant: Variant, rows: int, room: int) ->
     return transformer.empty_caches(config, rows, room, more=int(variant.speculate == "mtp"))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def empty_outputs(rows: int, tokens: int) -> Outputs:
+@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="variant")
+def empty_outputs(rows: int, tokens: int, *, variant: Variant = PLAIN) -> Outputs:
+    zeros = jnp.zeros((rows, tokens), jnp.float32)
     return pinned(
         Outputs(
             tokens=jnp.zeros((rows, tokens), jnp.int32),
-            logp=jnp.zeros((rows, tokens), jnp.float32),
+            logp=zeros,
+            logp_plain=zeros if variant.plain_logp else None,
             lengths=jnp.zeros(rows, jnp.int32),
             endings=jnp.full(rows, GOING, jnp.int32),
         )
@@ -160,18 +162,17 @@ def read_prompts(
         own = speculative.prefill_mtp(config, decode_params, hidden, tokens_PS, lengths_P)
         caches = [*caches, own]
 
-    def first(of_P: Waiting) -> tuple[Array, Array]:
+    def first(of_P: Waiting) -> Sampled:
         uniform = uniforms(jax.random.wrap_key_data(of_P.keys), of_P.starts)
-        return sample(logits_PV, uniform, of_P.starts, sampling)
+        return _sample(variant, logits_PV, uniform, of_P.starts, sampling)
 
     # The samples of a prompt share its logits: a loop over samples, not [P x G, V] of them.
     by_sample = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), waiting)
-    token, logp = (found.T for found in jax.lax.map(first, by_sample))
+    sampled = jax.tree.map(jnp.transpose, jax.lax.map(first, by_sample))
+    token = sampled.tokens
     ending = _ending(token, jnp.int32(1), waiting.limits, sampling)
     rows = waiting.rows
-    outputs = Outputs(
-        tokens=outputs.tokens.at[rows, 0].set(token, mode="drop"),
-        logp=outputs.logp.at[rows, 0].set(logp, mode="drop"),
+    outputs = _put_down(outputs, rows, jnp.zeros_like(rows), sampled)._replace(
         lengths=outputs.lengths.at[rows].set(1, mode="drop"),
         endings=outputs.endings.at[rows].set(ending, mode="drop"),
     )
@@ -190,6 +191,35 @@ def read_prompts(
         memory=speculative.remember(variant, bank.memory, places_P, tokens_PS, last_PD),
     )
     return pinned(bank), pinned(outputs)
+
+
+class Sampled(NamedTuple):
+    """Tokens and their log-probs: under what they were sampled from, and the model's own."""
+
+    tokens: Int[Array, "..."]
+    logp: Float[Array, "..."]
+    logp_plain: Float[Array, "..."] | None
+
+
+def _sample(
+    variant: Variant,
+    logits_RV: Float[Array, "R V"],
+    uniform_R: Float[Array, " R"],
+    taken_R: Int[Array, " R"],
+    sampling: SamplingArrays,
+) -> Sampled:
+    token, logp = sample(logits_RV, uniform_R, taken_R, sampling)
+    return Sampled(token, logp, plain_logp(logits_RV, token) if variant.plain_logp else None)
+
+
+def _put_down(outputs: Outputs, rows: Array, places: Array, sampled: Sampled) -> Outputs:
+    """At these rows and places; past the last row is nowhere."""
+
+    def put(name: str) -> Any:
+        return getattr(outputs, name).at[rows, places].set(getattr(sampled, name), mode="drop")
+
+    kept = [name for name, values in sampled._asdict().items() if values is not None]
+    return outputs._replace(**{name: put(name) for name in kept})
 
 
 def _ending(
@@ -260,7 +290,8 @@ def _advance(
         filled_R=slots.filled,
     )
     taken = slots.filled[:, None] + 1 + jnp.arange(hidden.shape[1])[None]  # [B, C]
-    token, logp = _sample_places(decode_params, hidden, slots, taken, sampling)
+    sampled = _sample_places(variant, decode_params, hidden, slots, taken, sampling)
+    token = sampled.tokens
     ending = _ending(token, taken + 1, slots.limits[:, None], sampling)
     # A place counts if the token read there is the one sampled before it, and that was no end.
     goes_on = (drafts_Bd == token[:, :-1]) & (ending[:, :-1] == GOING)
@@ -270,7 +301,7 @@ def _advance(
     slots = speculative.note(slots, hidden, token, accepted + 1)
     return loop._replace(
         slots=_follow(slots, token, ending, accepted),
-        outputs=_write_down(loop.outputs, slots, taken, token, logp, ending, accepted),
+        outputs=_write_down(loop.outputs, slots, taken, sampled, ending, accepted),
         steps=loop.steps + 1,
         busy_steps=loop.busy_steps + _count(alive),
         drafted=loop.drafted + _count(alive[:, None] & (drafts_Bd != speculative.NOTHING)),
@@ -283,38 +314,36 @@ def _count(x: Array) -> Float[Array, ""]:
 
 
 def _sample_places(
+    variant: Variant,
     decode_params: Any,
     hidden_BCD: Float[Array, "B C D"],
     slots: Slots,
     taken_BC: Int[Array, "B C"],
     sampling: SamplingArrays,
-) -> tuple[Int[Array, "B C"], Float[Array, "B C"]]:
-    """(token, log-prob) of every place, by the random number of that place."""
+) -> Sampled:
+    """A token for every place [B, C], by the random number of that place."""
     count = hidden_BCD.shape[1]
     logits = compute_logits(hidden_BCD.reshape(-1, hidden_BCD.shape[2]), decode_params["head"])
     place = (slots.starts[:, None] + taken_BC).reshape(-1)
     keys = jax.random.wrap_key_data(jnp.repeat(slots.keys, count, axis=0))
-    token, logp = sample(logits, uniforms(keys, place), place, sampling)
-    return token.reshape(-1, count), logp.reshape(-1, count)
+    sampled = _sample(variant, logits, uniforms(keys, place), place, sampling)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, count), sampled)
 
 
 def _write_down(
     outputs: Outputs,
     slots: Slots,
     taken: Int[Array, "B C"],
-    token: Int[Array, "B C"],
-    logp: Float[Array, "B C"],
+    sampled: Sampled,
     ending: Int[Array, "B C"],
     accepted: Int[Array, " B"],
 ) -> Outputs:
     # An idle slot writes past the last row, where nothing is; so does what was not accepted.
     nowhere = len(outputs.lengths)
     row = jnp.where(slots.rows != IDLE, slots.rows, nowhere)
-    kept = jnp.arange(token.shape[1])[None] <= accepted[:, None]
+    kept = jnp.arange(taken.shape[1])[None] <= accepted[:, None]
     row_BC = jnp.where(kept, row[:, None], nowhere)
-    return Outputs(
-        tokens=outputs.tokens.at[row_BC, taken].set(token, mode="drop"),
-        logp=outputs.logp.at[row_BC, taken].set(logp, mode="drop"),
+    return _put_down(outputs, row_BC, taken, sampled)._replace(
         lengths=outputs.lengths.at[row].set(_at(taken, accepted) + 1, mode="drop"),
         endings=outputs.endings.at[row].set(_at(ending, accepted), mode="drop"),
     )

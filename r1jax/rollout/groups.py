@@ -8,17 +8,11 @@ import numpy as np
 from r1jax.models import Transformer
 from r1jax.ops.sampling import SamplingParams
 from r1jax.rollout import plan as planning
-from r1jax.rollout.engine import (
-    DEFAULTS,
-    Decoder,
-    InFlight,
-    Programs,
-    Requests,
-    count_batch_shards,
-    make_requests,
-    require_prompts,
-)
+from r1jax.rollout.engine import DEFAULTS, require_prompts
+from r1jax.rollout.in_flight import InFlight
 from r1jax.rollout.plan import RolloutConfig
+from r1jax.rollout.programs import Programs, Requests, count_batch_shards, make_requests
+from r1jax.rollout.stop_strings import Decoder
 from r1jax.types import PromptBatch, Rollouts
 
 
@@ -143,7 +137,8 @@ class _Tried:
         rows = np.array(groups, int)[:, None] * self._samples + np.arange(self._samples)
         arrays = {
             name: getattr(rollouts, name)[rows.reshape(-1)]
-            for name in ("tokens", "logp", "lengths", "finished")
+            for name in ("tokens", "logp", "lengths", "finished", "logp_plain")
+            if getattr(rollouts, name) is not None
         }
         return Rollouts(_join([self._prompts[group] for group in groups]), **arrays)
 

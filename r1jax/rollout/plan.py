@@ -111,7 +111,7 @@ def make_plan(
         rooms=make_rooms(sampling.max_tokens, config.room, config.variant.draft_tokens),
         sizes=make_sizes(slots // unit, unit, row_multiple) if has_tail else (slots // unit,),
         bank_prompts=-(-bank // row_multiple) * row_multiple,
-        variant=config.variant,
+        variant=dataclasses.replace(config.variant, plain_logp=sampling.return_logp == "both"),
     )
 
 

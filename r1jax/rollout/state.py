@@ -18,6 +18,7 @@ class Variant:
     speculate: Literal["none", "ngram", "mtp"] = "none"
     draft_tokens: int = 0  # checked by one step
     ngram: int = 0  # tokens that must occur again to be followed
+    plain_logp: bool = False  # `SamplingParams.return_logp`
 
 
 class Outputs(NamedTuple):
@@ -25,6 +26,7 @@ class Outputs(NamedTuple):
 
     tokens: Int[Array, "R S"]
     logp: Float[Array, "R S"]
+    logp_plain: Float[Array, "R S"] | None  # where it is asked for
     lengths: Int[Array, " R"]
     endings: Int[Array, " R"]  # GOING, STOPPED or CUT
 

@@ -60,11 +60,13 @@ def teacher_forced_logits(rollouts, **changes):
     return [x[start - 1 : end - 1] for x, start, end in zip(logits, starts, ends, strict=True)]
 
 
-def assert_log_probs_are_of(rollouts, logits):
+def assert_log_probs_are_of(rollouts, logits, which="logp"):
     """Each recorded log-prob is the softmax's, of the logits of its place, at its token."""
+    found = getattr(rollouts, which)
     for row, length in enumerate(rollouts.lengths):
         wanted = log_softmax(logits[row])[np.arange(length), rollouts.response(row)]
-        np.testing.assert_allclose(rollouts.logp[row, :length], wanted, atol=1e-5)
+        np.testing.assert_allclose(found[row, :length], wanted, atol=1e-5)
+        assert not found[row, length:].any()
 
 
 @pytest.mark.parametrize(
@@ -85,6 +87,36 @@ def test_filtered_log_probs_are_of_the_renormalised_distribution():
     third = [np.sort(x, axis=-1)[:, -3:-2] for x in logits]
     kept = [np.where(x >= t, x, -np.inf) for x, t in zip(logits, third, strict=True)]
     assert_log_probs_are_of(rollouts, kept)
+
+
+SPEAKING = dataclasses.replace(SAMPLING, return_logp="both")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(DEFAULTS, id="plain"),
+        pytest.param(RolloutConfig(speculate="ngram", ngram=1, chunk=2, slots=5), id="drafts"),
+    ],
+)
+def test_plain_log_probs_are_the_models_own_whatever_was_sampled_from(config):
+    """And asking for them changes nothing else, nor do other values compile anything."""
+    wishes = [
+        {"temperature": 0.7, "top_k": 3},
+        {"temperature": 1.3, "logit_bias": {5: 2.0}, "forbidden_ids": (1, 2)},
+        {"temperature": 0.0},
+    ]
+    sample(sampling=SPEAKING, config=config)
+    for changes in wishes:
+        with counted_compiles() as compiles:
+            got = sample(sampling=dataclasses.replace(SPEAKING, **changes), config=config)
+        assert compiles.count == 0
+        assert_log_probs_are_of(got, teacher_forced_logits(got), "logp_plain")
+        assert np.abs(got.logp_plain - got.logp).max() > 0.01 or not changes["temperature"]
+        wanted = sample(sampling=dataclasses.replace(SAMPLING, **changes))
+        assert wanted.logp_plain is None
+        np.testing.assert_array_equal(got.tokens, wanted.tokens)
+        np.testing.assert_allclose(got.logp, wanted.logp, atol=1e-5)
 
 
 def test_greedy_takes_the_training_paths_best_tokens():

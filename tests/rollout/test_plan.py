@@ -9,7 +9,7 @@ from helpers import TINY, make_tiny
 
 from r1jax.errors import UserError
 from r1jax.ops.kv_cache import count_bytes
-from r1jax.rollout import RolloutConfig, SamplingParams, engine, generate, plan
+from r1jax.rollout import RolloutConfig, SamplingParams, generate, plan, programs
 
 MAY_END = SamplingParams(max_tokens=100, stop_ids=(1,))
 NEVER_END = SamplingParams(max_tokens=100)
@@ -105,6 +105,6 @@ def test_impossible_settings_are_refused_by_name(change):
 
 def test_there_are_as_many_decoding_programs_as_the_plan_says():
     made = make(lengths=[5] * 9, sampling=dataclasses.replace(MAY_END, max_tokens=1000), slots=32)
-    shapes = engine.decoding_shapes(made)
+    shapes = programs.decoding_shapes(made)
     assert len(shapes) == len(set(shapes)) == len(made.rooms) + len(made.sizes) - 1 <= 5
     assert np.prod(shapes[0]) > 0
