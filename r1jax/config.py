@@ -72,6 +72,18 @@ class LoraConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class AuxiliaryConfig:
+    """What updates do besides their objective, for the parts that only some models have; 0 = off.
+
+    The numbers of the papers: docs/models.md.
+    """
+
+    balance_loss: float = 0.0  # coefficient of Qwen3-MoE's loss on unevenly used experts
+    rebalance: float = 0.0  # how far an update moves the selection bias of DeepSeek-V3's experts
+    mtp_loss: float = 0.0  # coefficient of the loss of DeepSeek-V3's multi-token prediction
+
+
+@dataclasses.dataclass(frozen=True)
 class OptimConfig:
     """AdamW. The papers' reinforcement learning uses a constant rate after a short warm-up."""
 
@@ -82,7 +94,7 @@ class OptimConfig:
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
-    weight_decay: float = 0.0
+    weight_decay: float = 0.0  # of matrices; norms and biases do not decay
     clip_norm: float = 1.0
 
 
@@ -175,6 +187,7 @@ class Config:
     grading: GradingConfig = GradingConfig()
     rollout: RolloutConfig = dataclasses.field(default_factory=RolloutConfig)
     optim: OptimConfig = OptimConfig()
+    auxiliary: AuxiliaryConfig = AuxiliaryConfig()
     batch: BatchConfig = BatchConfig()
     mesh: MeshConfig = MeshConfig()
     eval: EvalConfig = EvalConfig()
@@ -351,6 +364,7 @@ def _run_problems(config: Config) -> list[Problem]:
     return [
         (bool(unknown), f"logging.stop_on: unknown {unknown}; known: {', '.join(doctor.NAMES)}"),
         *_lora_problems(config.lora),
+        *_auxiliary_problems(config),
         _below("batch.tokens_per_device", config.batch.tokens_per_device, 0),
         _below("batch.row_length", config.batch.row_length, 0),
         _below("eval.prompts", config.eval.prompts, 1),
@@ -376,6 +390,26 @@ def _lora_problems(lora: LoraConfig) -> list[Problem]:
         (lora.alpha <= 0, f"lora.alpha={lora.alpha}: must be above 0"),
         (not lora.targets, "lora.targets is empty: name at least one projection"),
         (bool(unknown), f"lora.targets: unknown {unknown}; known: {', '.join(TARGETS)}"),
+    ]
+
+
+def _auxiliary_problems(config: Config) -> list[Problem]:
+    auxiliary = config.auxiliary
+    return [
+        *(
+            (value < 0, f"auxiliary.{name}={value}: must be 0 or more")
+            for name, value in dataclasses.asdict(auxiliary).items()
+        ),
+        (
+            auxiliary.rebalance > 0 and config.lora.rank > 0,
+            f"auxiliary.rebalance={auxiliary.rebalance}: adapters (config.lora) leave the model's "
+            "own parameters as they are, the selection bias among them; use 0",
+        ),
+        (
+            auxiliary.mtp_loss > 0 and config.batch.share_prompts is True,
+            f"auxiliary.mtp_loss={auxiliary.mtp_loss}: responses that share a prompt's places are "
+            "not each other's next tokens; leave out batch.share_prompts",
+        ),
     ]
 
 

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec
 from r1jax import mesh as mesh_lib
 from r1jax.config import OptimConfig
 from r1jax.errors import UserError
-from r1jax.models.transformer import logical_axes
+from r1jax.models.axes import logical_axes
 from r1jax.objectives.policy import PolicyObjective
 from r1jax.ops import packing
 from r1jax.rollout import SamplingParams, generate

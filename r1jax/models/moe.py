@@ -236,12 +236,24 @@ def _over_layers(routing: Routing) -> Routing:
     return Routing(*(jnp.sum(leaf, axis=axes) for leaf in routing))
 
 
+def max_load(routing: Mapping[str, Routing]) -> Float[Array, ""]:
+    """The load of the busiest expert of any layer over the mean load; 1 when balanced."""
+    return jnp.max(
+        jnp.stack(
+            [
+                jnp.max(jnp.max(each.load, axis=-1) / jnp.maximum(jnp.mean(each.load, axis=-1), 1))
+                for each in routing.values()
+            ]
+        )
+    )
+
+
 def rebalance(params: Params, routing: Mapping[str, Routing], *, speed: float) -> Params:
     """Balancing without an auxiliary loss (DeepSeek-V3; speed 0.001 for most of its training): the
     bias of every expert with more than the mean load goes down by `speed`, with less up.
 
     To be applied after an optimizer step, to the routing of all of that step's tokens. Gradients
-    never reach the bias.
+    never reach the bias. Stacks that `routing` says nothing of stay as they are.
     """
 
     def moved(bias: Float[Array, "*L E"], load: Float[Array, "*L E"]) -> Float[Array, "*L E"]:
@@ -249,7 +261,7 @@ def rebalance(params: Params, routing: Mapping[str, Routing], *, speed: float) -
         return bias + jnp.asarray(speed, bias.dtype) * jnp.sign(error).astype(bias.dtype)
 
     def at(path: tuple, leaf: Array) -> Array:
-        if path[-1].key != "router_bias":
+        if path[-1].key != "router_bias" or path[0].key not in routing:
             return leaf
         return moved(leaf, routing[path[0].key].load)
 

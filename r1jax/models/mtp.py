@@ -34,10 +34,15 @@ def mtp_loss(
     inputs = (hidden, targets, positions, segment_ids)
     found = module.apply({"params": params}, *inputs, method="mtp_hidden")
     further, routing = cast(tuple[Array, dict[str, Routing]], found)
-    counted = _next(mask) & (_next(segment_ids) == segment_ids) & (segment_ids > 0)
+    counted = counted_places(mask, segment_ids)
     head = head_kernel(module.config, params)
     logp, _ = token_logprobs(further, head, _next(targets), mask_BC=counted)
     return -jnp.sum(jnp.where(counted, logp, 0)), jnp.sum(counted, dtype=jnp.float32), routing
+
+
+def counted_places(mask: Bool[Array, "B T"], segment_ids: Int[Array, "B T"]) -> Array:
+    """[B, T] bool: where there is a token after the next one, of the same sequence, that counts."""
+    return _next(mask) & (_next(segment_ids) == segment_ids) & (segment_ids > 0)
 
 
 def _next(x_BT: Array) -> Array:

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from r1jax.models import lora
-from r1jax.training.step import LossFn, UpdateFn, WeighFn, update_step
+from r1jax.training.step import LossFn, Told, UpdateFn, WeighFn, Weights, update_step
 from r1jax.types import PackedBatch, Params, Stats, TrainState
 
 
@@ -26,7 +26,7 @@ def adapter_step(
 ) -> tuple[TrainState, Stats]:
     """`step.update_step` of a state of adapters: gradients and moments are of them alone."""
 
-    def joined(adapters: Params, micro: PackedBatch, weights: Array) -> tuple[Array, Stats]:
+    def joined(adapters: Params, micro: PackedBatch, weights: Weights) -> tuple[Array, Told]:
         return loss_fn(lora.join(base, adapters, scale), micro, weights)
 
     return update_step(state, batch, used, loss_fn=joined, weigh=weigh, optimizer=optimizer)

@@ -75,7 +75,7 @@ def rl_batch_shape(config: Config, mesh: jax.sharding.Mesh, attention: str) -> B
     shares = config.batch.share_prompts
     if shares is None:
         is_long = prompt >= max(config.sampling.max_tokens, BLOCK)
-        shares = is_long and can_share_prompts(attention)
+        shares = is_long and can_share_prompts(attention) and not config.auxiliary.mtp_loss
     elif shares and not can_share_prompts(attention):
         raise UserError(
             f"config.batch.share_prompts: attention {attention!r} cannot do it; leave it out"

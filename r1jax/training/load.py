@@ -14,8 +14,8 @@ from r1jax import models
 from r1jax.config import Config
 from r1jax.errors import UserError
 from r1jax.models import Transformer, lora
+from r1jax.models.axes import logical_axes
 from r1jax.models.hf.hub import find_folder
-from r1jax.models.transformer import logical_axes
 from r1jax.training import rl, sft
 from r1jax.training.checkpoint import Checkpoints, fingerprint
 from r1jax.training.optimizer import make_optimizer

@@ -24,6 +24,16 @@ def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
     return optax.join_schedules([warmup, main], [config.warmup_steps])
 
 
+def decays(params: Any) -> Any:
+    """True at matrices. Norms and biases keep their size: that of a router's selection is set by
+    `moe.rebalance`, and no gradient would undo what decays."""
+
+    def at(path: tuple[Any, ...], _: Any) -> bool:
+        return not path[-1].key.endswith(("norm", "bias"))
+
+    return jax.tree_util.tree_map_with_path(at, params)
+
+
 def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
     adamw = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
@@ -33,6 +43,7 @@ def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformat
             b2=config.b2,
             eps=config.eps,
             weight_decay=config.weight_decay,
+            mask=decays,
         ),
     )
 

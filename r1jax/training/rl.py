@@ -35,7 +35,7 @@ from r1jax.training.setup import (
 )
 from r1jax.training.step import (
     UpdateFn,
-    forward_logprobs,
+    forward,
     make_policy_loss,
     make_policy_weights,
     make_update,
@@ -160,11 +160,12 @@ def make_rl_update(
         config.objective,
         temperature=config.sampling.temperature,
         on_policy=config.rl.updates_per_step == 1,
+        auxiliary=config.auxiliary,
     )
     weights = make_policy_weights(config.objective)
     if setup.trains_adapters:
         return make_adapter_update(loss, weights, optimizer, base_params, config.lora.scale)
-    return make_update(loss, weights, optimizer)
+    return make_update(loss, weights, optimizer, rebalance=config.auxiliary.rebalance)
 
 
 def start_rollout(setup: Setup, params: Params, prompts: Any, step: int) -> rollout.InFlight:
@@ -230,7 +231,7 @@ def _reference_logprobs(
 ) -> Array:
     def one(index: Array, logp: Array) -> Array:
         micro = jax.tree.map(lambda leaf: leaf[index], batch)
-        return logp.at[index].set(forward_logprobs(module, params, micro, temperature)[0])
+        return logp.at[index].set(forward(module, params, micro, temperature).logp)
 
     return jax.lax.fori_loop(0, used, one, batch.logp_ref)
 

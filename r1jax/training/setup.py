@@ -17,9 +17,10 @@ from r1jax.data.tasks import Item, Task, item_at, make_task
 from r1jax.data.tokenizers import Tokenizer
 from r1jax.errors import UserError
 from r1jax.models import Transformer, init_params, lora
-from r1jax.models.transformer import PARAM_AXES, logical_axes
+from r1jax.models.axes import PARAM_AXES, logical_axes
 from r1jax.ops.sampling import SamplingParams
 from r1jax.rewards.grader import Grader
+from r1jax.training.auxiliary import require_parts
 from r1jax.training.checkpoint import fingerprint
 from r1jax.training.grading import make_grader
 from r1jax.training.questions import Files, read_files
@@ -115,6 +116,7 @@ class Setup:
 def make_setup(config: Config, workdir: pathlib.Path | None = None) -> Setup:
     """`workdir`: of a run that may have kept what it started from."""
     start = read_start(config, workdir)
+    require_parts(config.auxiliary, start.model)
     return Setup(
         config=config,
         mesh=mesh_lib.make_mesh(**dataclasses.asdict(config.mesh)),

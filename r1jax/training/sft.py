@@ -54,7 +54,13 @@ def _train(session, state, optimizer, checkpoints, first):
         sequences=setup.config.pretrain.documents_per_step,
         longest=setup.config.data.max_prompt_tokens + setup.config.sampling.max_tokens,
     )
-    update = make_update(make_supervised_loss(setup.module), supervised_weights, optimizer)
+    auxiliary = setup.config.auxiliary
+    update = make_update(
+        make_supervised_loss(setup.module, auxiliary),
+        supervised_weights,
+        optimizer,
+        rebalance=auxiliary.rebalance,
+    )
     progress = session.progress(PHASE, steps, first)
     for step in range(first, steps):
         batch, used = corpus_batch(setup, shape, step)

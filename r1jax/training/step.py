@@ -1,7 +1,8 @@
 """The update: pure functions from (state, packed micro-batches) to (state, statistics)."""
 
+import functools
 from collections.abc import Callable
-from typing import cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,10 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from r1jax.config import AuxiliaryConfig
 from r1jax.mesh import constrain
-from r1jax.models import Transformer
+from r1jax.models import Transformer, moe
+from r1jax.models.moe import Routing
 from r1jax.models.transformer import head_kernel
 from r1jax.objectives.policy import (
     PolicyObjective,
@@ -20,10 +23,28 @@ from r1jax.objectives.policy import (
     token_weights,
 )
 from r1jax.ops.logprobs import token_logprobs
+from r1jax.training.auxiliary import Shares, auxiliary_loss, batch_shares
 from r1jax.types import PackedBatch, Params, Stats, TrainState
 
-# (params, one micro-batch, its tokens' weights) -> (its share of the step's loss, statistics)
-LossFn = Callable[[Params, PackedBatch, Array], tuple[Array, Stats]]
+_NO_AUXILIARY = AuxiliaryConfig()
+
+
+class Told(NamedTuple):
+    """What a loss says of its micro-batch besides."""
+
+    stats: Stats
+    routing: dict[str, Routing]  # by stack; none without experts
+
+
+class Weights(NamedTuple):
+    """What makes the sum over micro-batches the loss of the batch. With a leading axis of M."""
+
+    tokens: Array  # [B, T], each token's weight in the step's loss
+    shares: Shares
+
+
+# (params, one micro-batch, its weights) -> (its share of the step's loss, what else there is)
+LossFn = Callable[[Params, PackedBatch, Weights], tuple[Array, Told]]
 # whole batch -> each token's weight in the step's loss
 WeighFn = Callable[[PackedBatch], Array]
 UpdateFn = Callable[[TrainState, PackedBatch, ArrayLike], tuple[TrainState, Stats]]
@@ -43,61 +64,76 @@ def update_step(
     loss_fn: LossFn,
     weigh: WeighFn,
     optimizer: optax.GradientTransformation,
+    rebalance: float = 0.0,
 ) -> tuple[TrainState, Stats]:
     """One optimizer step over the first `used` of the [M, B, T] micro-batches.
 
     Weights are computed over the whole batch first, so the sum of the micro-batches' losses is the
-    loss of the batch however it was cut. Gradients are summed in float32.
+    loss of the batch however it was cut. Gradients are summed in float32. `rebalance`: how far the
+    selection bias of each expert then moves against its load.
     """
-    weights = weigh(batch)
+    weights = Weights(weigh(batch), batch_shares(batch))
 
-    def one(index: Array) -> tuple[Params, Stats]:
+    def one(index: Array) -> tuple[Params, Told]:
         micro, micro_weights = jax.tree.map(lambda leaf: leaf[index], (batch, weights))
-        (loss, stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+        (loss, told), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             state.params, micro, micro_weights
         )
-        return grads, {**stats, "loss": loss}
+        return grads, told._replace(stats={**told.stats, "loss": loss})
 
-    def accumulate(index: Array, total: tuple[Params, Stats]) -> tuple[Params, Stats]:
-        grads, stats = one(index)
-        return jax.tree.map(jnp.add, total[0], grads), add_stats(total[1], stats)
+    def accumulate(index: Array, total: tuple[Params, Told]) -> tuple[Params, Told]:
+        (sums, so_far), (grads, told) = total, one(index)
+        routing = jax.tree.map(jnp.add, so_far.routing, told.routing)
+        return (
+            jax.tree.map(jnp.add, sums, grads),
+            Told(add_stats(so_far.stats, told.stats), routing),
+        )
 
     # Zeros, not the first micro-batch: the loss is then compiled once. Statistics that end in
     # `max` are of values from 0 up.
     zeros = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(one, jnp.int32(0))
     )
-    grads, stats = jax.lax.fori_loop(0, used, accumulate, zeros)
+    grads, (stats, routing) = jax.lax.fori_loop(0, used, accumulate, zeros)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = cast(Params, optax.apply_updates(state.params, updates))
     stats = {**mean_stats(stats), "grad_norm": optax.tree.norm(grads)}
-    new_state = TrainState(
-        params=optax.apply_updates(state.params, updates),
-        opt_state=opt_state,
-        step=state.step + 1,
-    )
-    return new_state, stats
+    if routing:
+        stats["expert_load_max"] = moe.max_load(routing)
+    if rebalance:
+        params = moe.rebalance(params, routing, speed=rebalance)
+    return TrainState(params=params, opt_state=opt_state, step=state.step + 1), stats
 
 
 def make_update(
-    loss_fn: LossFn, weigh: WeighFn, optimizer: optax.GradientTransformation
+    loss_fn: LossFn,
+    weigh: WeighFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    rebalance: float = 0.0,
 ) -> UpdateFn:
     """`update_step` compiled, the old state's memory given to the new one."""
+    step = functools.partial(
+        update_step, loss_fn=loss_fn, weigh=weigh, optimizer=optimizer, rebalance=rebalance
+    )
+    return jax.jit(step, donate_argnums=0)
 
-    def update(state: TrainState, batch: PackedBatch, used: ArrayLike) -> tuple[TrainState, Stats]:
-        return update_step(state, batch, used, loss_fn=loss_fn, weigh=weigh, optimizer=optimizer)
 
-    return jax.jit(update, donate_argnums=0)
+class Forward(NamedTuple):
+    logp: Array  # of every target that counts
+    entropy: Array
+    hidden: Array  # what the head read
+    routing: dict[str, Routing]
 
 
-def forward_logprobs(
-    module: Transformer, params: Params, micro: PackedBatch, temperature: float
-) -> tuple[Array, Array]:
-    """(log-prob of every target that counts, entropy) of a packed micro-batch."""
+def forward(module: Transformer, params: Params, micro: PackedBatch, temperature: float) -> Forward:
+    """What the model makes of a packed micro-batch."""
     inputs = (micro.tokens, micro.positions, micro.segment_ids, micro.prefix_ids)
-    hidden = cast(Array, module.apply({"params": params}, *inputs, method="hidden"))
+    found = module.apply({"params": params}, *inputs, method="hidden_and_routing")
+    hidden, routing = cast(tuple[Array, dict[str, Routing]], found)
     # Collected over `fsdp` once, not at every chunk.
     head = constrain(head_kernel(module.config, params), None, "vocab")
-    return token_logprobs(
+    logp, entropy = token_logprobs(
         hidden,
         head,
         micro.targets,
@@ -105,18 +141,24 @@ def forward_logprobs(
         mask_BC=micro.mask,
         sources_BC=micro.sources,
     )
+    return Forward(logp, entropy, hidden, routing)
 
 
 def make_policy_loss(
-    module: Transformer, objective: PolicyObjective, *, temperature: float, on_policy: bool
+    module: Transformer,
+    objective: PolicyObjective,
+    *,
+    temperature: float,
+    on_policy: bool,
+    auxiliary: AuxiliaryConfig = _NO_AUXILIARY,
 ) -> LossFn:
     """The policy objective. What the sampler recorded stands for the old policy's log-probs.
 
     `on_policy`: this update is the only one of its rollout, so the ratio is 1 by definition.
     """
 
-    def loss_fn(params: Params, micro: PackedBatch, weights: Array) -> tuple[Array, Stats]:
-        logp, entropy = forward_logprobs(module, params, micro, temperature)
+    def score(found: Forward, micro: PackedBatch, weights: Array) -> tuple[Array, Stats]:
+        logp = found.logp
         loss, stats = policy_loss(
             objective,
             logp=logp,
@@ -126,12 +168,40 @@ def make_policy_loss(
             segment_ids=micro.sequence_ids,
             logp_ref=micro.logp_ref if objective.needs_reference else None,
             logp_behavior=micro.logp_behavior,
-            entropy=entropy,
+            entropy=found.entropy,
             weights=weights,
         )
         gap = jnp.where(micro.mask, jnp.abs(logp - micro.logp_behavior), 0)
-        stats = {**stats, "logp_gap_sum": jnp.sum(gap), "logp_gap_max": jnp.max(gap)}
-        return loss, jax.lax.stop_gradient(stats)
+        return loss, {**stats, "logp_gap_sum": jnp.sum(gap), "logp_gap_max": jnp.max(gap)}
+
+    return _make_loss(module, score, temperature, auxiliary, teaches_model=False)
+
+
+def _make_loss(
+    module: Transformer,
+    score: Callable[[Forward, PackedBatch, Array], tuple[Array, Stats]],
+    temperature: float,
+    auxiliary: AuxiliaryConfig,
+    *,
+    teaches_model: bool,
+) -> LossFn:
+    """The loss that `score` finds in what the model makes of a micro-batch, and `auxiliary`'s."""
+
+    def loss_fn(params: Params, micro: PackedBatch, weights: Weights) -> tuple[Array, Told]:
+        found = forward(module, params, micro, temperature)
+        loss, stats = score(found, micro, weights.tokens)
+        more_loss, more_stats, routing = auxiliary_loss(
+            auxiliary,
+            module,
+            params,
+            micro,
+            weights.shares,
+            hidden=found.hidden,
+            routing=found.routing,
+            teaches_model=teaches_model,
+        )
+        told = Told({**stats, **more_stats}, routing)
+        return loss + more_loss, jax.lax.stop_gradient(told)
 
     return loss_fn
 
@@ -147,19 +217,17 @@ def make_policy_weights(objective: PolicyObjective) -> WeighFn:
     return weigh
 
 
-def make_supervised_loss(module: Transformer) -> LossFn:
+def make_supervised_loss(module: Transformer, auxiliary: AuxiliaryConfig = _NO_AUXILIARY) -> LossFn:
     """Negative log-likelihood, the mean over the batch's counted tokens."""
 
-    def loss_fn(params: Params, micro: PackedBatch, weights: Array) -> tuple[Array, Stats]:
-        logp, entropy = forward_logprobs(module, params, micro, 1.0)
-        entropy = jnp.where(micro.mask, entropy, 0)
+    def score(found: Forward, micro: PackedBatch, weights: Array) -> tuple[Array, Stats]:
         stats = {
-            "entropy_sum": jnp.sum(entropy),
+            "entropy_sum": jnp.sum(jnp.where(micro.mask, found.entropy, 0)),
             "tokens": jnp.sum(micro.mask).astype(jnp.float32),
         }
-        return -jnp.sum(jnp.where(micro.mask, logp * weights, 0)), jax.lax.stop_gradient(stats)
+        return -jnp.sum(jnp.where(micro.mask, found.logp * weights, 0)), stats
 
-    return loss_fn
+    return _make_loss(module, score, 1.0, auxiliary, teaches_model=True)
 
 
 def supervised_weights(batch: PackedBatch) -> Array:

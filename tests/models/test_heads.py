@@ -12,7 +12,7 @@ from r1jax import mesh as mesh_lib
 from r1jax import models
 from r1jax.errors import UserError
 from r1jax.models import heads
-from r1jax.models.transformer import logical_axes
+from r1jax.models.axes import logical_axes
 from r1jax.objectives import advantages
 from r1jax.ops import packing
 from r1jax.training.checkpoint import Checkpoints

@@ -18,7 +18,7 @@ from helpers import TINY, make_tiny
 from r1jax import mesh as mesh_lib
 from r1jax import models, rollout
 from r1jax.errors import UserError
-from r1jax.models import transformer
+from r1jax.models.axes import logical_axes
 from r1jax.models.config import MlaConfig, MoeConfig
 from r1jax.models.hf import files, save
 from r1jax.ops.rope import RopeScaling
@@ -102,7 +102,7 @@ def test_split_over_devices_nothing_changes(shape):
     _, whole = models.load(GOLDEN / "llama2")
     _, split = models.load(GOLDEN / "llama2", mesh=mesh)
     equal_trees(whole, split)
-    wanted = mesh_lib.param_shardings(mesh, whole, transformer.logical_axes(whole))
+    wanted = mesh_lib.param_shardings(mesh, whole, logical_axes(whole))
     jax.tree.map(lambda leaf, sharding: leaf.sharding == sharding or 1 / 0, split, wanted)
     sizes = {leaf.sharding.shard_shape(leaf.shape) != leaf.shape for leaf in jax.tree.leaves(split)}
     assert True in sizes

@@ -14,9 +14,9 @@ from r1jax import models, rollout
 from r1jax.config import OptimConfig
 from r1jax.errors import UserError
 from r1jax.models import lora
+from r1jax.models.axes import PARAM_AXES, logical_axes
 from r1jax.models.config import MlaConfig
 from r1jax.models.hf import peft
-from r1jax.models.transformer import PARAM_AXES
 from r1jax.ops import packing
 from r1jax.ops.sampling import SamplingParams
 from r1jax.training.adapters import adapter_step, make_adapter_update
@@ -183,7 +183,7 @@ def test_split_over_devices_nothing_changes():
         joined = lora.join(
             jax.device_put(
                 params,
-                mesh_lib.param_shardings(mesh, params, models.transformer.logical_axes(params)),
+                mesh_lib.param_shardings(mesh, params, logical_axes(params)),
             ),
             split,
             SCALE,

@@ -11,8 +11,8 @@ from helpers import TINY, make_tiny
 
 from r1jax import mesh as mesh_lib
 from r1jax.models import moe
+from r1jax.models.axes import logical_axes
 from r1jax.models.config import MlaConfig, MoeConfig
-from r1jax.models.transformer import logical_axes
 from r1jax.ops.sampling import SamplingParams
 from r1jax.rollout import generate
 

@@ -14,6 +14,7 @@ from test_transformer import VARIANTS, attention_by_hand, make_packed, moe_by_ha
 from r1jax import models
 from r1jax.errors import UserError
 from r1jax.models import mtp, transformer
+from r1jax.models.axes import logical_axes
 from r1jax.models.hf import files
 from r1jax.ops.kv_cache import LayerCache
 
@@ -192,6 +193,6 @@ def test_the_bias_stays_in_float32(saved, tmp_path):
 
 def test_every_parameter_has_logical_axes():
     _, params = make_tiny(**CHANGES)
-    axes = transformer.logical_axes(params)
+    axes = logical_axes(params)
     jax.tree.map(operator.length_hint, axes, is_leaf=lambda x: isinstance(x, tuple))
     jax.tree.map(lambda leaf, names: None if leaf.ndim == len(names) else 1 / 0, params, axes)

@@ -12,6 +12,7 @@ from helpers import TINY, make_tiny, random_batch, softmax
 
 from r1jax import models
 from r1jax.models import transformer
+from r1jax.models.axes import logical_axes
 from r1jax.models.config import MlaConfig, MoeConfig
 from r1jax.ops.logprobs import token_logprobs
 from r1jax.ops.rope import RopeScaling
@@ -340,7 +341,7 @@ def test_bfloat16_logits_are_float32_and_near_the_float32_model():
 @every_variant
 def test_every_parameter_has_logical_axes(variant):
     _, params = make_tiny(**VARIANTS[variant])
-    axes = transformer.logical_axes(params)
+    axes = logical_axes(params)
     jax.tree.map(lambda leaf, names: None if leaf.ndim == len(names) else 1 / 0, params, axes)
 
 

@@ -8,7 +8,7 @@ import pytest
 from helpers import counted_compiles, make_tiny
 
 from r1jax import mesh as mesh_lib
-from r1jax.models.transformer import logical_axes
+from r1jax.models.axes import logical_axes
 from r1jax.rollout import RolloutConfig, SamplingParams, generate
 
 SAMPLING = SamplingParams(max_tokens=9, stop_ids=(0, 3))

@@ -274,7 +274,7 @@ def test_on_policy_is_one_forward_and_one_backward_pass():
     loss = step.make_policy_loss(module, objective, temperature=1.0, on_policy=True)
     update = step.make_update(loss, step.make_policy_weights(objective), optimizer)
     forward = flops_of(
-        lambda params, batch: step.forward_logprobs(module, params, batch, 1.0)[0], params, batch
+        lambda params, batch: step.forward(module, params, batch, 1.0).logp, params, batch
     )
     state = step.init_state(jax.tree.map(jnp.copy, params), optimizer)
     whole = update.lower(state, split, np.int32(used)).compile().cost_analysis()["flops"]

@@ -20,11 +20,12 @@ from jax.typing import DTypeLike
 from r1jax import mesh as mesh_lib
 from r1jax.errors import UserError
 from r1jax.models import heads
+from r1jax.models.axes import logical_axes
 from r1jax.models.config import ModelConfig
 from r1jax.models.hf import files, fp8, names, scored
 from r1jax.models.hf.config import read_config
 from r1jax.models.hf.hub import find_folder
-from r1jax.models.transformer import Transformer, init_params, logical_axes
+from r1jax.models.transformer import Transformer, init_params
 from r1jax.types import Params
 
 Tensors = Mapping[str, files.Tensor]
