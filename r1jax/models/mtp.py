@@ -40,14 +40,16 @@ def mtp_loss(
     return -jnp.sum(jnp.where(counted, logp, 0)), jnp.sum(counted, dtype=jnp.float32), routing
 
 
-def counted_places(mask: Bool[Array, "B T"], segment_ids: Int[Array, "B T"]) -> Array:
-    """[B, T] bool: where there is a token after the next one, of the same sequence, that counts."""
+def counted_places(
+    mask: Bool[Array, "*M B T"], segment_ids: Int[Array, "*M B T"]
+) -> Bool[Array, "*M B T"]:
+    """Where there is a token after the next one, of the same sequence, that counts."""
     return _next(mask) & (_next(segment_ids) == segment_ids) & (segment_ids > 0)
 
 
-def _next(x_BT: Array) -> Array:
-    """What is at the place to the right; nothing behind the last."""
-    return jnp.pad(x_BT[:, 1:], ((0, 0), (0, 1)))
+def _next(x: Array) -> Array:
+    """What is at the place to the right on the last axis; nothing behind the last."""
+    return jnp.pad(x[..., 1:], [(0, 0)] * (x.ndim - 1) + [(0, 1)])
 
 
 def mtp_prefill(

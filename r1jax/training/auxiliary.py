@@ -22,14 +22,14 @@ class Shares(NamedTuple):
 
 
 def batch_shares(batch: PackedBatch) -> Shares:
-    """Of each micro-batch of an [M, B, T] batch."""
+    """Of each micro-batch of an [M, B, T] batch; of [B, T], of the one it is."""
     filled = jnp.sum(batch.segment_ids > 0, axis=(-2, -1), dtype=jnp.float32)
     # Over places, not predictions: rows that share prompts are refused before they get here.
-    counted = jax.vmap(counted_places)(batch.mask, batch.segment_ids)
+    counted = counted_places(batch.mask, batch.segment_ids)
     counted = jnp.maximum(jnp.sum(counted, dtype=jnp.float32), 1)
     return Shares(
         places=filled / jnp.maximum(jnp.sum(filled), 1),
-        further=jnp.full(filled.shape, 1 / counted),
+        further=jnp.full_like(filled, 1 / counted),
     )
 
 

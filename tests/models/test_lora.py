@@ -20,8 +20,9 @@ from r1jax.models.hf import peft
 from r1jax.ops import packing
 from r1jax.ops.sampling import SamplingParams
 from r1jax.training.adapters import adapter_step, make_adapter_update
+from r1jax.training.auxiliary import batch_shares
 from r1jax.training.optimizer import make_optimizer
-from r1jax.training.step import init_state, make_supervised_loss, supervised_weights
+from r1jax.training.step import Weights, init_state, make_supervised_loss, supervised_weights
 
 TOKENS = jnp.arange(12, dtype=jnp.int32).reshape(2, 6)
 SCALE = 0.5
@@ -130,7 +131,8 @@ def test_an_update_trains_adapters_and_nothing_else():
     def loss(adapters):
         dense = lora.merge(lora.join(params, adapters, SCALE))
         flat = jax.tree.map(lambda leaf: jnp.asarray(leaf.reshape(-1, leaf.shape[-1])), batch)
-        return make_supervised_loss(module)(dense, flat, supervised_weights(flat))[0]
+        weights = Weights(supervised_weights(flat), batch_shares(flat))
+        return make_supervised_loss(module)(dense, flat, weights)[0]
 
     wanted = jax.grad(loss)(adapters)
     optimizer = optax.sgd(1.0)
