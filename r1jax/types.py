@@ -98,6 +98,8 @@ class PackedBatch:
     logp_ref: Any  # float32, what the reference gives it; zeros where no reference is asked for
     sequence_ids: Any  # int32, the sequence that the target is of
     prompt_ids: Any  # int32, which prompt of the batch the sequence answers
+    # int32 [B, T, M], the tokens a truncated sampler could have drawn, -1 for none; None = any
+    kept: Any = None
 
 
 @jax.tree_util.register_dataclass

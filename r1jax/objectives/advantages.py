@@ -31,8 +31,8 @@ def _mean_std(values, valid, ddof):
 
 def is_flat(rewards_PG: Float[Array, "P G"], valid: Bool[Array, "P G"]) -> Bool[Array, "P 1"]:
     """Whether all valid rewards of a group are the same number: nothing to learn by comparison."""
-    first = jnp.take_along_axis(rewards_PG, jnp.argmax(valid, axis=1, keepdims=True), axis=1)
-    return jnp.all(~valid | (rewards_PG == first), axis=1, keepdims=True)
+    lowest = jnp.min(jnp.where(valid, rewards_PG, jnp.inf), axis=1, keepdims=True, initial=jnp.inf)
+    return jnp.all(~valid | (rewards_PG == lowest), axis=1, keepdims=True)
 
 
 def _centred(rewards_PG, valid):

@@ -209,7 +209,7 @@ def policy_loss(
     stats |= {"approx_kl": kl_lib.k3(old, logp), "entropy": entropy}
     stats |= {"kl": None if ref is None else kl_lib.k3(logp, ref)}
     stats = {f"{k}_sum": _clean(x, mask, dtype).sum() for k, x in stats.items() if x is not None}
-    stats |= {"ratio/max": _clean(ratio, mask, dtype).max(), "policy_loss": policy_term}
+    stats |= {"ratio/max": _clean(ratio, mask, dtype).max(initial=0), "policy_loss": policy_term}
     stats |= {"tokens": mask.sum().astype(dtype)}
     return policy_term + jnp.sum(weight * penalty), jax.lax.stop_gradient(stats)
 

@@ -5,6 +5,9 @@ presets.lookup("dapo")    also the advantage, the numbers with their sources, an
 presets.describe("dapo")  all of it in words
 """
 
+import inspect
+
+from r1jax.objectives import advantages
 from r1jax.objectives.policy import PolicyObjective
 from r1jax.objectives.recipes import PRESETS, Preset
 
@@ -33,7 +36,7 @@ SURROGATE = {
     "clip": "min(r A, clip(r) A)",
     "cispo": "sg(clip(r)) A log pi: clipped tokens keep their gradient",
     "sapo": "A sigmoid(tau (r - 1)) 4 / tau: no bounds",
-    "reinforce": "A log pi: no ratio",
+    "reinforce": "A log pi",
 }
 AGGREGATION = {
     "token_mean": "sum over tokens / all counted tokens of the step",
@@ -42,7 +45,7 @@ AGGREGATION = {
     "constant": "sum over tokens / (sequences * constant_length)",
 }
 KL = {
-    "none": "none",
+    "none": "none in the loss",
     "k1": "k1 in the loss",
     "k2": "k2 in the loss",
     "k3": "k3 in the loss",
@@ -58,10 +61,43 @@ CORRECTION = {
 }
 
 
+ADVANTAGE = {
+    "group_normalized": "(r - mean of the group) / ({scale} + {eps:g}), ddof {ddof}",
+    "rloo": "r - mean of the group's other rewards",
+    "max_rl": "(r - mean of the group) / mean of the group",
+    "process_sum": "sum over the steps that end here or later of (r - mean) / (deviation + "
+    "{eps:g}), ddof {ddof}, of all the group's steps",
+    "reinforce_pp": "return to go with gamma {gamma:g}, whitened over the step's tokens",
+    "reinforce_pp_baseline": "r - mean of the group, then (x - mean) / sqrt(variance + {eps:g}) "
+    "over the step",
+    "gae": "GAE of a critic's values, gamma {gamma:g}, lambda {lam}",
+}
+SCALE = {"std": "deviation of the group", "batch_std": "deviation of the step's rewards"}
+SAMPLING_MASK = {
+    False: "not kept: log-probs over the whole vocabulary",
+    True: "kept: log-probs over what the sampler's top-k and top-p left",
+}
+
+
+def advantage_in_words(preset: Preset) -> tuple[str, list[str]]:
+    """The formula with its numbers, and which of these are nobody's but the function's defaults."""
+    function, options = preset.advantage
+    if options.get("scale") == "none":
+        return "r - mean of the group", []
+    parameters = inspect.signature(getattr(advantages, function)).parameters
+    values = {name: p.default for name, p in parameters.items()} | dict(options)
+    words = ADVANTAGE[function]
+    unsaid = [n for n in ("eps", "ddof") if f"{{{n}" in words and n not in options]
+    values["scale"] = SCALE.get(values.get("scale", ""))
+    return words.format(**values), [f"advantage {n}" for n in unsaid]
+
+
 def choices(objective: PolicyObjective) -> dict[str, str]:
     """Every semantic choice of an objective in words, by axis."""
     low, high = objective.clip_low, objective.clip_high
     lines = {"ratio": RATIO[objective.ratio], "surrogate": SURROGATE[objective.surrogate]}
+    if objective.surrogate == "reinforce":
+        lines["ratio"] = "not used"
     if objective.surrogate in ("clip", "cispo"):
         below = "0" if low is None else f"{max(1 - low, 0):g}" + (" (never)" if low >= 1 else "")
         above = "no bound" if high is None else f"{1 + high:g}"
@@ -92,13 +128,18 @@ def choices(objective: PolicyObjective) -> dict[str, str]:
 def describe(name: str) -> str:
     """The preset in words: every choice, what was assumed, every number with its source."""
     preset = lookup(name)
-    function, options = preset.advantage
-    arguments = ", ".join(f"{key}={value}" for key, value in options.items())
-    rows = {**choices(preset.objective), "advantage": f"{function}({arguments})"}
+    advantage, unsaid = advantage_in_words(preset)
+    rows = {
+        **choices(preset.objective),
+        "kl in rewards": preset.reward_kl,
+        "sampling mask": SAMPLING_MASK[preset.keep_sampling_mask],
+        "advantage": advantage,
+        "": f"= advantages.{preset.advantage[0]}",
+    }
     lines = [f"{name}: {preset.source}", ""]
     lines += [f"  {axis:<16} {words}" for axis, words in rows.items()]
-    if preset.assumed:
-        lines += ["", f"Not printed, r1jax's choice: {', '.join(preset.assumed)}"]
+    if preset.assumed or unsaid:
+        lines += ["", f"Not printed, r1jax's choice: {', '.join([*preset.assumed, *unsaid])}"]
     if preset.numbers:
         lines += ["", "Numbers and where they are printed:"]
         lines += [

@@ -16,12 +16,18 @@ Numbers = Mapping[str, tuple[Any, str]]
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """A recipe. `advantage` names a function of advantages.py and its keyword arguments."""
+    """A recipe. `advantage` names a function of advantages.py and its keyword arguments.
+
+    `reward_kl` is the KL that is subtracted from rewards; `keep_sampling_mask` says that log-probs
+    are of the truncated policy that was sampled from.
+    """
 
     source: str
     objective: PolicyObjective
     advantage: tuple[str, Mapping[str, Any]]
     numbers: Numbers = dataclasses.field(default_factory=dict)
+    reward_kl: str = "none"
+    keep_sampling_mask: bool = False
     assumed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -162,22 +168,21 @@ PRESETS: dict[str, Preset] = {
         "RLOO, 2402.14740",
         PolicyObjective(surrogate="reinforce", aggregation="constant", constant_length=1),
         ("rloo", {}),
-        {
+        reward_kl="k1 of the whole response, coefficient 0.03",
+        numbers={
             "learning_rate": (1e-6, "settings"),
             "kl_coef": (0.03, "settings; in the reward"),
             "samples_per_prompt": ((2, 4), "settings"),
             "batch_size": (512, "settings"),
         },
-        notes=(
-            "The response is one action: its log-prob is the sum over tokens, hence length 1.",
-            "KL is subtracted from the reward, not added to the loss.",
-        ),
+        notes=("The response is one action: its log-prob is the sum over tokens, hence length 1.",),
     ),
     "reinforce_pp": Preset(
         "REINFORCE++, 2501.03262",
         PolicyObjective(),
         ("reinforce_pp", {"gamma": 1.0}),
-        {
+        reward_kl="k1 at every token, coefficient 0.01",
+        numbers={
             "kl_coef": (0.01, "slime, Relax: k1 in the reward"),
             "gamma": (1.0, "slime, Relax"),
             "clip": (None, "not found"),
@@ -257,7 +262,7 @@ PRESETS: dict[str, Preset] = {
     "vapo": Preset(
         "VAPO, 2504.05118",
         PolicyObjective(clip_low=0.2, clip_high=0.28),
-        ("gae", {"gamma": 1.0}),
+        ("gae", {"gamma": 1.0, "lam": "1 - 1 / (0.05 length), the critic's 1"}),
         {
             "lam": ("1 - 1 / (0.05 length)", "settings: length_adaptive_lambda; the critic's is 1"),
             "clip": ((0.2, 0.28), "settings"),
@@ -273,12 +278,13 @@ PRESETS: dict[str, Preset] = {
         "PPO, 1707.06347, as a baseline to GRPO in DeepSeek-R1 [A.3]",
         PolicyObjective(),
         ("gae", {"gamma": 1.0, "lam": 1.0}),
-        {
+        reward_kl="k1 at every token; its coefficient is not printed",
+        numbers={
             "clip": (0.2, "1707.06347, table 1"),
             "lam": (1.0, "2501.12948 [A.3]: .95 clearly worse, 1 nearly GRPO"),
         },
         assumed=("aggregation",),
-        notes=("KL is subtracted from the token rewards; the critic has its clipped value loss.",),
+        notes=("The critic has its clipped value loss: value.clipped_value_loss.",),
     ),
     "sapo": Preset(
         "SAPO, 2511.20347",
@@ -302,8 +308,9 @@ PRESETS: dict[str, Preset] = {
             "learning_rate": (None, "not printed"),
             "samples_per_prompt": (None, "not printed"),
         },
+        keep_sampling_mask=True,
         assumed=("kl_coef", "off_policy_delta", "clip_low", "clip_high", "aggregation"),
-        notes=("Keep the sampler's expert routing and top-p/top-k mask when computing log-probs.",),
+        notes=("The sampler's expert routing is kept as well when log-probs are computed.",),
     ),
     "magistral": Preset(
         "Magistral, 2506.10910",

@@ -10,15 +10,15 @@ import numpy as np
 
 from r1jax.types import PackedBatch
 
-_RESPONSE_FIELDS = ("mask", "advantages", "logp_behavior")
+_RESPONSE_FIELDS = ("mask", "advantages", "logp_behavior", "kept")
 
 
 @dataclasses.dataclass(frozen=True)
 class Sequence:
     """One prompt and response (or one document) on its way into a packed row.
 
-    `mask`, `advantages` and `logp_behavior` belong to the last `len(...)` tokens: the response.
-    With no mask every token after the first counts.
+    `mask`, `advantages`, `logp_behavior` and `kept` belong to the last `len(...)` tokens: the
+    response. With no mask every token after the first counts.
     """
 
     tokens: np.ndarray
@@ -26,6 +26,7 @@ class Sequence:
     advantages: np.ndarray | None = None
     logp_behavior: np.ndarray | None = None
     prompt_id: int = 0
+    kept: np.ndarray | None = None  # [response, M], what a truncated sampler could have drawn
 
 
 class Group(NamedTuple):
@@ -127,7 +128,8 @@ def pack(
             f"{len(items)} sequences need {len(layout)} rows of {row_length}, {rows} allowed"
         )
     shape = (len(layout) if rows is None else rows, row_length)
-    batch = empty_batch(shape, share_prompts)
+    room = max((item.kept.shape[1] for item in items if item.kept is not None), default=0)
+    batch = empty_batch(shape, share_prompts, room)
     for row, parts in enumerate(layout):
         cursor = Cursor(0, 0, 1)
         for prompt, members in parts:
@@ -139,7 +141,7 @@ def pack(
     return batch
 
 
-def empty_batch(shape: tuple[int, int], share_prompts: bool) -> PackedBatch:
+def empty_batch(shape: tuple[int, int], share_prompts: bool, kept: int = 0) -> PackedBatch:
     integers = ("tokens", "positions", "segment_ids", "sources", "targets", "sequence_ids")
     return PackedBatch(
         **{name: np.zeros(shape, np.int32) for name in (*integers, "prompt_ids")},
@@ -148,6 +150,7 @@ def empty_batch(shape: tuple[int, int], share_prompts: bool) -> PackedBatch:
         advantages=np.zeros(shape, np.float32),
         logp_behavior=np.zeros(shape, np.float32),
         logp_ref=np.zeros(shape, np.float32),
+        kept=np.full((*shape, kept), -1, np.int32) if kept else None,
     )
 
 
@@ -225,7 +228,8 @@ def _lay_predictions(
     for name in _RESPONSE_FIELDS:
         values = getattr(sequence, name)
         if values is not None and len(values):
-            getattr(batch, name)[row, end - len(values) : end] = values
+            places = (row, slice(end - len(values), end), *map(slice, np.shape(values)[1:]))
+            getattr(batch, name)[places] = values
 
 
 def split_micro(batch: PackedBatch, rows_per_micro: int) -> tuple[PackedBatch, int]:
@@ -238,6 +242,6 @@ def split_micro(batch: PackedBatch, rows_per_micro: int) -> tuple[PackedBatch, i
     if rows % rows_per_micro:
         raise ValueError(f"{rows} rows do not split into micro-batches of {rows_per_micro}")
     shape = (rows // rows_per_micro, rows_per_micro, length)
-    split = jax.tree.map(lambda field: field.reshape(shape), batch)
+    split = jax.tree.map(lambda field: field.reshape(*shape, *field.shape[2:]), batch)
     used = int(np.sum(np.any(split.segment_ids > 0, axis=(1, 2))))
     return split, used

@@ -140,6 +140,7 @@ def forward(module: Transformer, params: Params, micro: PackedBatch, temperature
         temperature=temperature,
         mask_BC=micro.mask,
         sources_BC=micro.sources,
+        kept_BCM=micro.kept,
     )
     return Forward(logp, entropy, hidden, routing)
 
@@ -208,7 +209,7 @@ def _make_loss(
 
 def make_policy_weights(objective: PolicyObjective) -> WeighFn:
     def weigh(batch: PackedBatch) -> Array:
-        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), batch)
+        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
         weights = token_weights(
             objective, flat.mask, segment_ids=flat.sequence_ids, prompt_ids=flat.prompt_ids
         )

@@ -63,6 +63,17 @@ def test_flat_groups_get_exactly_zero(samples, dtype):
     assert not advantages.group_normalized(rewards, valid=rewards > 1e9).any()
 
 
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0), (0, 0)])
+def test_no_prompts_and_no_samples_are_no_advantages(shape):
+    for compute in (
+        advantages.group_normalized,
+        advantages.rloo,
+        advantages.max_rl,
+        advantages.reinforce_pp_baseline,
+    ):
+        assert compute(np.zeros(shape)).shape == shape
+
+
 def test_rloo_is_leave_one_out():
     rewards = np.random.default_rng(1).random((3, 4))
     expected = [[row[i] - np.delete(row, i).mean() for i in range(len(row))] for row in rewards]

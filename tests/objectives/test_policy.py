@@ -173,6 +173,15 @@ def test_nothing_counts(aggregation):
             prompt_ids=jnp.array([0, 1]),
         )
 
+    empty = policy_loss(
+        objective,
+        logp=zeros[:0],
+        logp_old=None,
+        advantages=zeros[:0],
+        mask=zeros[:0] > 1,
+        prompt_ids=jnp.zeros(0, "int32"),
+    )
+    assert empty[0] == 0
     for segment_ids in [None, jnp.zeros((2, 3), "int32")]:
         (value, stats), grad = jax.value_and_grad(loss, has_aux=True)(zeros, segment_ids)
         assert value == 0

@@ -152,16 +152,19 @@ def test_the_gradient_of_a_bfloat16_head_is_summed_in_float32():
     np.testing.assert_array_equal(np.float32(by_head(head)[0]), [1536, -512, -512, -512])
 
 
-def test_a_vocabulary_split_over_devices_changes_nothing_and_is_never_collected():
+@pytest.mark.parametrize("truncated", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_vocabulary_split_over_devices_changes_nothing_and_is_never_collected(truncated):
     length, width, vocabulary, chunk = 64, 8, 512, 16
     rng = np.random.default_rng(3)
     hidden = jnp.asarray(rng.normal(size=(2, length, width)), jnp.float32)
     head = jnp.asarray(rng.normal(size=(width, vocabulary)), jnp.float32)
     targets = jnp.asarray(rng.integers(0, vocabulary, (2, length)))
+    others = jnp.asarray(rng.integers(-1, vocabulary, (2, length, 4)))
+    kept = jnp.concatenate([targets[..., None], others], axis=-1) if truncated else None
 
     @functools.partial(jax.value_and_grad, argnums=(0, 1))
     def total(hidden, head):
-        logp, entropy = token_logprobs(hidden, head, targets, chunk=chunk)
+        logp, entropy = token_logprobs(hidden, head, targets, chunk=chunk, kept_BCM=kept)
         return jnp.sum(jnp.sin(logp) + entropy)
 
     wanted = jax.jit(total)(hidden, head)
@@ -173,3 +176,47 @@ def test_a_vocabulary_split_over_devices_changes_nothing_and_is_never_collected(
     assert largest_buffer(compiled.as_text()) <= chunk * vocabulary // 4
     found = compiled(hidden, jax.device_put(head, split))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=2e-5), found, wanted)
+
+
+def kept_sets(rng, targets, room):
+    """Sets that hold their target, in any order, of 1 to `room` tokens; row 0 keeps everything."""
+    kept = np.full((*targets.shape, room), -1)
+    for place in np.ndindex(*targets.shape):
+        target = int(targets[place])
+        others = rng.permutation([word for word in range(VOCABULARY) if word != target])
+        chosen = [target, *others[: rng.integers(0, room)]]
+        kept[place][rng.permutation(room)[: len(chosen)]] = chosen
+    kept[0] = -1
+    return kept
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("chunk", [3, 1000])
+def test_of_a_truncated_sampler_the_kept_tokens_share_all_probability(chunk, temperature):
+    """Values and gradients against a dense float64 softmax whose other logits are -inf."""
+    hidden, head, targets = make_inputs()
+    rng = np.random.default_rng(4)
+    kept = kept_sets(rng, targets, room=5)
+    by_logp, by_entropy = rng.normal(size=(2, ROWS, LENGTH)).astype(np.float32)
+
+    @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
+    def weighed(hidden, head):
+        options = {"temperature": temperature, "chunk": chunk, "kept_BCM": jnp.asarray(kept)}
+        logp, entropy = token_logprobs(hidden, head, targets, **options)
+        return jnp.sum(by_logp * logp + by_entropy * entropy), (logp, entropy)
+
+    (_, (logp, entropy)), (by_hidden, by_head) = jax.jit(weighed)(hidden, head)
+    words = np.arange(VOCABULARY)
+    allowed = (kept[..., None] == words).any(-2) | (kept < 0).all(-1)[..., None]
+    logits = np.asarray(hidden, np.float64) @ np.asarray(head, np.float64) / temperature
+    logs = log_softmax(np.where(allowed, logits, -np.inf))
+    one_hot = np.eye(VOCABULARY)[np.asarray(targets)]
+    _, wanted_entropy, _, entropy_by = dense(hidden, head, targets, temperature)
+    by_logits = by_logp[..., None] * (one_hot - np.exp(logs)) / temperature
+    by_logits += by_entropy[..., None] * entropy_by
+    np.testing.assert_allclose(logp, np.sum(np.where(one_hot, logs, 0), -1), atol=5e-6)
+    np.testing.assert_allclose(entropy, wanted_entropy, atol=5e-6)
+    np.testing.assert_allclose(by_hidden, by_logits @ np.asarray(head).T, atol=2e-5)
+    np.testing.assert_allclose(
+        by_head, np.einsum("btd,btv->dv", np.asarray(hidden), by_logits), atol=2e-5
+    )

@@ -141,6 +141,26 @@ def test_a_shared_prompt_is_read_by_each_of_its_responses(sequences, row_length)
     assert batch.mask.sum() == sum(s.mask.sum() for s in sequences)
 
 
+@pytest.mark.parametrize("share_prompts", [False, True])
+def test_what_a_sampler_kept_lies_beside_its_target(share_prompts):
+    """A response may name fewer tokens than another, or none; prompts name none."""
+    prompt = [90, 91, 92]
+    sequences = [
+        Sequence(
+            tokens=np.array([*prompt, 10 * number, 10 * number + 1]),
+            mask=np.ones(2, bool),
+            kept=None if room == 0 else 10 * number + np.arange(2)[:, None] + np.arange(room),
+        )
+        for number, room in enumerate([1, 3, 0])
+    ]
+    batch, _ = split_micro(pack(sequences, row_length=9, share_prompts=share_prompts), 1)
+    assert batch.kept.shape == (*batch.targets.shape, 3)
+    for target, kept in zip(batch.targets[batch.mask], batch.kept[batch.mask], strict=True):
+        wanted = [[target, -1, -1], [target, target + 1, target + 2], [-1, -1, -1]]
+        np.testing.assert_array_equal(kept, wanted[target // 10])
+    assert (batch.kept[~batch.mask] == -1).all()
+
+
 def test_a_group_larger_than_a_row_repeats_its_prompt():
     prompt = np.arange(1, 7)
     responses = [np.append(prompt, [10 + i, 20 + i, 30 + i]) for i in range(5)]

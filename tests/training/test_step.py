@@ -102,13 +102,16 @@ def weights_by_hand(aggregation, batch):
     return weights
 
 
-def policy_loss_by_hand(batch, logits, *, on_policy):
+def policy_loss_by_hand(batch, logits, *, on_policy, allowed=True):
     """(loss, its gradient by the logits) with every token's terms written out, in float64."""
     logs = log_softmax(logits / TEMPERATURE)
-    one_hot = np.eye(logits.shape[-1])[batch.targets]
-    logp = np.sum(one_hot * logs, axis=-1)
     probs = np.exp(logs)
     entropy = -np.sum(probs * logs, axis=-1)
+    by_entropy = -probs * (logs + entropy[..., None])
+    logs = log_softmax(np.where(allowed, logits / TEMPERATURE, -np.inf))
+    probs = np.exp(logs)
+    one_hot = np.eye(logits.shape[-1])[batch.targets]
+    logp = np.sum(np.where(one_hot, logs, 0), axis=-1)
     adv, ref = np.float64(batch.advantages), np.float64(batch.logp_ref)
     ratio = np.exp(logp - (logp if on_policy else batch.logp_behavior))
     low, high = 1 - OBJECTIVE.clip_low, 1 + OBJECTIVE.clip_high
@@ -118,7 +121,7 @@ def policy_loss_by_hand(batch, logits, *, on_policy):
     moves = np.where(adv > 0, ratio <= high, ratio >= low)
     by_logp = -np.where(moves, ratio * adv, 0) + OBJECTIVE.kl_coef * (1 - np.exp(ref - logp))
     by_logits = by_logp[..., None] * (one_hot - probs)
-    by_logits += OBJECTIVE.entropy_coef * probs * (logs + entropy[..., None])
+    by_logits -= OBJECTIVE.entropy_coef * by_entropy
     weights = weights_by_hand("token_mean", batch)
     return np.sum(weights * loss), weights[..., None] * by_logits / TEMPERATURE
 
@@ -133,6 +136,22 @@ def test_policy_gradient_equals_dense_float64(on_policy):
     np.testing.assert_allclose(stats["loss"], loss, rtol=1e-6)
     assert_close(grads, wanted, atol=2e-6)
     np.testing.assert_allclose(stats["grad_norm"], optax.tree.norm(wanted), rtol=1e-5)
+
+
+def test_what_a_truncated_sampler_could_not_draw_has_no_probability():
+    """Keep Sampling Mask: the whole update with the log-probs renormalised over the kept tokens."""
+    batch = make_batch()
+    rng = np.random.default_rng(5)
+    others = rng.integers(-1, 24, (*batch.targets.shape, 5), np.int32)
+    kept = np.concatenate([others, batch.targets[..., None]], axis=-1)
+    kept[rng.random(batch.targets.shape) < 0.2] = -1
+    allowed = (kept[..., None] == np.arange(24)).any(-2) | (kept < 0).all(-1, keepdims=True)
+    batch = dataclasses.replace(batch, kept=kept)
+    grads, stats = run(make_policy_update(), batch)
+    logits = np.float64(dense_logits(tiny()[1], batch))
+    loss, by_logits = policy_loss_by_hand(batch, logits, on_policy=False, allowed=allowed)
+    np.testing.assert_allclose(stats["loss"], loss, rtol=1e-6)
+    assert_close(grads, pull_back(batch, by_logits), atol=2e-6)
 
 
 @pytest.mark.parametrize("rows_per_micro", [1, 4])
