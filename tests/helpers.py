@@ -4,12 +4,14 @@ import contextlib
 import dataclasses
 import functools
 import math
+import pathlib
 import re
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 
 from r1jax import models
 from r1jax.monitor.clock import CompileCounter
@@ -86,6 +88,29 @@ def quick_compiles() -> Iterator[None]:
     """Half the compile time, for tests that look at numbers only: the default, see conftest.py."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
+
+
+@contextlib.contextmanager
+def kept_compiles(folder: pathlib.Path) -> Iterator[None]:
+    """Programs are kept in `folder`: for commands that compile the same few again and again.
+
+    The cache itself is reset at the end: without its folder it would go on, and writing programs
+    for eight devices, as other tests have, can crash jaxlib 0.10.
+    """
+    settings = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
 
 
 @contextlib.contextmanager

@@ -3,11 +3,11 @@
 import io
 import re
 
-import jax
 import pytest
 
 pytest.importorskip("transformers")
 
+from helpers import kept_compiles
 from hf_folder import make_folder
 
 from r1jax.cli import main
@@ -17,11 +17,8 @@ from r1jax.cli import main
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sampled")
     make_folder(folder / "model")
-    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    yield folder / "model"
-    jax.config.update("jax_compilation_cache_dir", None)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    with kept_compiles(folder / "compiled"):
+        yield folder / "model"
 
 
 def ask(capsys, model, *flags):

@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("transformers")
 
+from helpers import kept_compiles
 from hf_folder import make_folder
 from runs import assert_same_run, records
 
@@ -70,14 +71,8 @@ def folder(tmp_path_factory):
     lines = [{"question": f"What is {i} + 2?", "answer": str(i + 2)} for i in range(8)]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (folder / "questions.jsonl").write_text(text)
-    # Every command compiles the same few programs.
-    settings = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = [getattr(jax.config, name) for name in settings]
-    for name, value in zip(settings, (str(folder / "compiled"), 0), strict=True):
-        jax.config.update(name, value)
-    yield folder
-    for name, value in zip(settings, before, strict=True):
-        jax.config.update(name, value)
+    with kept_compiles(folder / "compiled"):
+        yield folder
 
 
 @pytest.fixture
