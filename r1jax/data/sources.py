@@ -80,7 +80,7 @@ def hold_out(questions: Questions, share: float) -> tuple[Questions, Questions]:
     rest = [i for i, item in enumerate(questions.items) if item["question"] not in chosen]
     if not rest:
         raise UserError(
-            f"{questions.places[0]}: with data.eval_share={share} nothing is left to train on; "
+            f"{questions.places[0]}: with data.held_out={share} nothing is left to train on; "
             "lower it, or name data.eval"
         )
     return questions.take(rest), questions.take(held)
