@@ -69,12 +69,12 @@ def empty_bank(
     *,
     variant: Variant = PLAIN,
 ) -> Bank:
-    zeros = jnp.zeros((prompts, samples_per_prompt), jnp.int32)
-    keys = jnp.zeros((prompts, samples_per_prompt, 2), jnp.uint32)
+    zeros = jnp.zeros(prompts * samples_per_prompt, jnp.int32)
+    keys = jnp.zeros((prompts * samples_per_prompt, 2), jnp.uint32)
     bank = Bank(
         caches=empty_caches(config, variant, prompts, room),
-        lengths=zeros[:, 0],
-        waiting=Waiting(zeros, zeros, zeros, keys),
+        lengths=jnp.zeros(prompts, jnp.int32),
+        waiting=Waiting(zeros, zeros, zeros, zeros, keys),
         first=zeros,
         memory=speculative.empty_beginnings(config, variant, prompts, room),
     )
@@ -147,14 +147,16 @@ def read_prompts(
     tokens_PS: Int[Array, "P S"],
     lengths_P: Int[Array, " P"],
     places_P: Int[Array, " P"],
+    queue_PG: Int[Array, "P G"],
     waiting: Waiting,
     sampling: SamplingArrays,
     *,
     chunk: int,
     variant: Variant = PLAIN,
 ) -> tuple[Bank, Outputs]:
-    """Read each prompt once, into its place of the bank, and sample the first token of all its
-    responses. A place past the last of the bank, and such a row, are nobody's."""
+    """Read each prompt once, into its place of the bank, sample the first token of all its
+    responses and put these into the queue. A place past the last of the bank, or of the queue, is
+    nobody's, and so is such a row."""
     hidden, caches = transformer.prefill(config, decode_params, tokens_PS, lengths_P, chunk=chunk)
     last_PD = transformer.take_last(hidden, lengths_P)
     logits_PV = compute_logits(last_PD, decode_params["head"])
@@ -185,9 +187,9 @@ def read_prompts(
         ),
         lengths=bank.lengths.at[places_P].set(lengths_P, mode="drop"),
         waiting=jax.tree.map(
-            lambda all_, new: all_.at[places_P].set(new, mode="drop"), bank.waiting, waiting
+            lambda all_, new: all_.at[queue_PG].set(new, mode="drop"), bank.waiting, waiting
         ),
-        first=bank.first.at[places_P].set(token, mode="drop"),
+        first=bank.first.at[queue_PG].set(token, mode="drop"),
         memory=speculative.remember(variant, bank.memory, places_P, tokens_PS, last_PD),
     )
     return pinned(bank), pinned(outputs)
@@ -374,7 +376,6 @@ def _count_units(slots: Slots) -> int:
 def _refill(loop: Loop, bank: Bank, units: Array) -> Loop:
     """Give idle units the next responses of the bank, one unit after the other."""
     size = len(loop.slots.rows) // _count_units(loop.slots)
-    waiting = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), bank.waiting)
 
     def possible(loop: Loop) -> Array:
         return (loop.next_unit < units) & jnp.any(_idle_units(loop.slots))
@@ -388,13 +389,13 @@ def _refill(loop: Loop, bank: Bank, units: Array) -> Loop:
         put = functools.partial(
             jax.lax.dynamic_update_slice_in_dim, start_index=unit * size, axis=0
         )
-        next_ones = jax.tree.map(taken, waiting)
-        prompt = loop.next_unit * size // bank.first.shape[1]
+        next_ones = jax.tree.map(taken, bank.waiting)
+        prompt = next_ones.prompts[0]
         # A response may be over with its first token.
         over = loop.outputs.endings[next_ones.rows] != GOING
         slots = Slots(
             rows=put(slots.rows, jnp.where(over, IDLE, next_ones.rows)),
-            tokens=put(slots.tokens, taken(bank.first.reshape(-1))),
+            tokens=put(slots.tokens, taken(bank.first)),
             filled=put(slots.filled, jnp.zeros_like(next_ones.rows)),
             prefix_lengths=put(slots.prefix_lengths, jnp.repeat(bank.lengths[prompt], size)),
             limits=put(slots.limits, next_ones.limits),
@@ -405,7 +406,7 @@ def _refill(loop: Loop, bank: Bank, units: Array) -> Loop:
             memory=jax.tree.map(
                 put,
                 slots.memory,
-                speculative.begin(slots.memory, bank, prompt, taken(bank.first.reshape(-1))),
+                speculative.begin(slots.memory, bank, prompt, taken(bank.first)),
             ),
         )
         return loop._replace(slots=slots, next_unit=loop.next_unit + 1)

@@ -1,5 +1,6 @@
 """From prompts to `Rollouts`."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,13 +12,9 @@ from r1jax.ops.sampling import SamplingParams
 from r1jax.rollout import decode
 from r1jax.rollout import plan as planning
 from r1jax.rollout.in_flight import InFlight
+from r1jax.rollout.partial import Carried, make_waves, start_rollouts
 from r1jax.rollout.plan import RolloutConfig
-from r1jax.rollout.programs import (
-    Programs,
-    count_batch_shards,
-    make_requests,
-    split_requests,
-)
+from r1jax.rollout.programs import Programs, count_batch_shards
 from r1jax.rollout.stop_strings import Decoder
 from r1jax.types import Params, PromptBatch, Rollouts
 
@@ -68,25 +65,33 @@ def dispatch(
     step: int = 0,
     config: RolloutConfig = DEFAULTS,
     decode_text: Decoder | None = None,
+    carried: Carried | None = None,
 ) -> InFlight:
-    """Start a rollout and return at once. Parameters come from `decode.prepare_params`."""
+    """Start a rollout and return at once. Parameters come from `decode.prepare_params`.
+
+    The groups of `carried` come first; `step` says which policy it is that goes on with them.
+    """
     if sampling.stop_strings and decode_text is None:
         raise ValueError("sampling.stop_strings: need decode_text, tokens to text")
-    require_prompts(prompts.tokens)
+    require_prompts(prompts.tokens, at_least=0 if carried else 1)
     if config.speculate == "mtp" and not module.config.mtp:
         raise UserError("rollout.speculate='mtp': this model has no MTP module; use 'ngram'")
+    lengths = [len(tokens) for tokens in prompts.tokens]
+    if carried is not None:
+        # Responses that go on have a prompt each: their own text.
+        config = dataclasses.replace(config, share_prompts="never")
+        lengths += carried.lengths()
     plan = planning.make_plan(
-        [len(tokens) for tokens in prompts.tokens],
+        lengths,
+        groups=len(prompts) + (len(carried) if carried else 0),
         samples_per_prompt=samples_per_prompt,
         sampling=sampling,
         config=config,
         row_multiple=count_batch_shards(),
     )
-    requests = make_requests(prompts, plan, first=0, seed=seed, step=step)
+    start = start_rollouts(plan, prompts, carried, step)
     programs = Programs(module.config, decode_params, config, plan, sampling)
-    return InFlight(
-        prompts, iter(split_requests(requests, plan.bank_prompts)), programs, decode_text
-    )
+    return InFlight(start, make_waves(start, plan, seed=seed), programs, decode_text)
 
 
 def as_prompt_batch(prompts: PromptBatch | Prompts) -> PromptBatch:
@@ -96,8 +101,8 @@ def as_prompt_batch(prompts: PromptBatch | Prompts) -> PromptBatch:
     return PromptBatch(np.arange(len(tokens)), tokens, ({},) * len(tokens))
 
 
-def require_prompts(prompts: Sequence[np.ndarray]) -> None:
-    if not len(prompts):
+def require_prompts(prompts: Sequence[np.ndarray], at_least: int = 1) -> None:
+    if len(prompts) < at_least:
         raise ValueError("no prompts: give at least one")
     empty = [index for index, tokens in enumerate(prompts) if not len(tokens)]
     if empty:

@@ -1,5 +1,6 @@
 """Sampling until enough groups are worth learning from: dynamic sampling, on a busy device."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -10,6 +11,15 @@ from r1jax.ops.sampling import SamplingParams
 from r1jax.rollout import plan as planning
 from r1jax.rollout.engine import DEFAULTS, require_prompts
 from r1jax.rollout.in_flight import InFlight
+from r1jax.rollout.partial import (
+    Carried,
+    join_prompts,
+    make_waves,
+    rows_of,
+    start_rollouts,
+    take_prompts,
+    take_rows,
+)
 from r1jax.rollout.plan import RolloutConfig
 from r1jax.rollout.programs import Programs, Requests, count_batch_shards, make_requests
 from r1jax.rollout.stop_strings import Decoder
@@ -20,9 +30,11 @@ class Groups(NamedTuple):
     """What a stream of prompts gave."""
 
     rollouts: Rollouts  # the accepted groups, in the stream's order
-    tried: int  # prompts used up: the next step goes on behind them
+    tried: int  # prompts used up, those carried included: the next step goes on behind them
     sampled: int  # responses that were finished, accepted or not, within `tried` or beyond
     enough: bool  # False = the budget or the stream was over first
+    carried: Carried  # with `carry`, what was begun beyond `tried`
+    stats: dict[str, float]  # `InFlight.stats`
 
 
 def generate_groups(
@@ -40,55 +52,74 @@ def generate_groups(
     step: int = 0,
     config: RolloutConfig = DEFAULTS,
     decode_text: Decoder | None = None,
+    carried: Carried | None = None,
+    carry: bool = False,
 ) -> Groups:
     """The first `want` groups of the stream that `accept` takes, of at most `budget` prompts.
 
     Prompts are read as slots fall idle, so the device waits neither for a round's longest response
     nor for a verdict. What is accepted is the first in the stream's order, not in time: the result
-    depends on the seed and the stream alone, and what was sampled beyond it is dropped.
+    depends on the seed and the stream alone. What was sampled beyond it is dropped, and the next
+    step's stream goes on behind `tried`; or, with `carry`, it is `carried` to the next step as it
+    stands: give it that, and a stream that goes on behind those too. `carried` come first.
     """
     if want < 1 or budget < want:
         raise ValueError(f"want={want}, budget={budget}: must be 1 or more, and at least `want`")
-    tried = _Tried(prompt_stream, accept, want, budget, samples_per_prompt, longest_prompt)
+    lengths = [longest_prompt] * budget
+    if carried is not None:
+        if len(carried) > budget:
+            raise ValueError(f"budget={budget}: {len(carried)} prompts are carried already")
+        config = dataclasses.replace(config, share_prompts="never")
+        lengths += carried.lengths()
     plan = planning.make_plan(
-        [longest_prompt] * budget,
+        lengths,
+        groups=budget,
         samples_per_prompt=samples_per_prompt,
         sampling=sampling,
         config=config,
         row_multiple=count_batch_shards(),
     )
-    waves = tried.waves(
-        lambda prompts, first: make_requests(prompts, plan, first=first, seed=seed, step=step),
-        plan.bank_prompts,
-    )
+    start = start_rollouts(plan, join_prompts([]), carried, step)
+    tried = _Tried(prompt_stream, accept, want, start, longest_prompt)
+
+    def waves() -> Iterator[Requests]:
+        yield from make_waves(start, plan, seed=seed)
+        yield from tried.waves(
+            lambda some, first: make_requests(some, plan, first=first, seed=seed, steps_P=step),
+            plan.bank_prompts,
+        )
+
     programs = Programs(module.config, decode_params, config, plan, sampling)
-    nobody = PromptBatch(np.zeros(0, np.int64), (), ())
-    in_flight = InFlight(nobody, waves, programs, decode_text)
+    in_flight = InFlight(start, waves(), programs, decode_text)
     for rows in in_flight.finished():
         tried.see(rows, in_flight.rollouts)
         if tried.settled() is not None:
+            if carry:
+                in_flight.stop()
             break
-    return tried.result(in_flight.rollouts)
+    return tried.result(in_flight, carry=carry)
 
 
 class _Tried:
-    """The prompts taken from the stream so far, and the verdicts on their groups."""
+    """The prompts taken up so far, and the verdicts on their groups."""
 
     def __init__(
         self,
         stream: Iterable[PromptBatch],
         accept: Callable[[Rollouts], bool],
         want: int,
-        budget: int,
-        samples: int,
+        start: Carried,
         longest: int,
     ) -> None:
         self._stream, self._accept = iter(stream), accept
-        self._want, self._samples, self._longest = want, samples, longest
-        self._prompts: list[PromptBatch] = []  # of one prompt each
-        self._missing = np.full(budget, samples)  # responses of each group still to come
+        self._want, self._longest = want, longest
+        self._samples, self._began = start.samples_per_prompt, start.began
+        # Of one prompt each.
+        carried = start.rollouts.prompts
+        self._prompts = [take_prompts(carried, [index]) for index in range(len(carried))]
+        self._missing = np.full(len(start), self._samples)  # responses of each group still to come
         self._verdicts: dict[int, bool] = {}
-        self._sampled = 0
+        self._sampled = -int(start.complete.sum())  # counted when they were
 
     def waves(
         self, make: Callable[[PromptBatch, int], Requests], at_once: int
@@ -102,10 +133,11 @@ class _Tried:
             for start in range(0, len(batch), at_once):
                 first = len(self._prompts)
                 room = len(self._missing) - first
-                some = _take(batch, slice(start, start + min(at_once, room)))
+                end = min(start + min(at_once, room), len(batch))
                 if self.settled() is not None or not room:
                     return
-                self._prompts += [_take(some, slice(i, i + 1)) for i in range(len(some))]
+                some = take_prompts(batch, range(start, end))
+                self._prompts += [take_prompts(some, [index]) for index in range(len(some))]
                 yield make(some, first * self._samples)
 
     def see(self, rows: np.ndarray, rollouts: Rollouts) -> None:
@@ -114,7 +146,7 @@ class _Tried:
         for group in rows // self._samples:
             self._missing[group] -= 1
             if not self._missing[group]:
-                self._verdicts[int(group)] = self._accept(self._group([int(group)], rollouts))
+                self._verdicts[int(group)] = self._accept(self._take([int(group)], rollouts))
 
     def settled(self) -> int | None:
         """The prompts up to and with the one that makes enough, once all before it are judged."""
@@ -127,29 +159,30 @@ class _Tried:
                 return group + 1
         return None
 
-    def result(self, rollouts: Rollouts) -> Groups:
+    def result(self, in_flight: InFlight, *, carry: bool) -> Groups:
         cut = self.settled()
+        rollouts = in_flight.rollouts
         tried = len(self._prompts) if cut is None else cut
         accepted = [group for group in range(tried) if self._verdicts[group]]
-        return Groups(self._group(accepted, rollouts), tried, self._sampled, cut is not None)
+        begun = [] if not carry else self._begun(tried, rollouts)
+        carried = Carried(
+            self._take(begun, rollouts),
+            in_flight.complete[rows_of(begun, self._samples)],
+            self._began[begun],
+        )
+        return Groups(
+            rollouts=self._take(accepted, rollouts),
+            tried=tried,
+            sampled=self._sampled,
+            enough=cut is not None,
+            carried=carried,
+            stats=in_flight.stats(),
+        )
 
-    def _group(self, groups: list[int], rollouts: Rollouts) -> Rollouts:
-        rows = np.array(groups, int)[:, None] * self._samples + np.arange(self._samples)
-        arrays = {
-            name: getattr(rollouts, name)[rows.reshape(-1)]
-            for name in ("tokens", "logp", "lengths", "finished", "logp_plain")
-            if getattr(rollouts, name) is not None
-        }
-        return Rollouts(_join([self._prompts[group] for group in groups]), **arrays)
+    def _begun(self, first: int, rollouts: Rollouts) -> list[int]:
+        lengths = rollouts.lengths[:: self._samples]
+        return [group for group in range(first, len(self._prompts)) if lengths[group]]
 
-
-def _take(prompts: PromptBatch, chosen: slice) -> PromptBatch:
-    return PromptBatch(prompts.ids[chosen], prompts.tokens[chosen], prompts.items[chosen])
-
-
-def _join(parts: list[PromptBatch]) -> PromptBatch:
-    return PromptBatch(
-        np.concatenate([np.zeros(0, np.int64), *(part.ids for part in parts)]),
-        tuple(tokens for part in parts for tokens in part.tokens),
-        tuple(item for part in parts for item in part.items),
-    )
+    def _take(self, groups: list[int], rollouts: Rollouts) -> Rollouts:
+        prompts = join_prompts([self._prompts[group] for group in groups])
+        return take_rows(rollouts, rows_of(groups, self._samples), prompts)

@@ -5,7 +5,7 @@ report of the one before, hands finished responses on, makes room, and reads in 
 """
 
 import collections
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1jax.rollout import decode
+from r1jax.rollout.partial import Carried, take_groups
 from r1jax.rollout.programs import Programs, Requests
 from r1jax.rollout.stop_strings import Decoder, StopStrings
-from r1jax.types import PromptBatch, Rollouts
+from r1jax.types import Rollouts
 
 FETCHED = 64  # responses copied to the host by one program
 
@@ -34,12 +35,13 @@ class InFlight:
 
     def __init__(
         self,
-        prompts: PromptBatch,
+        start: Carried,
         waves: Iterator[Requests],
         programs: Programs,
         decode_text: Decoder | None,
     ) -> None:
-        """`waves`: what the bank is to hold, one filling after the other; asked for one ahead."""
+        """`start`: all rows; this fills them in. `waves`: what the bank is to hold, one filling
+        after the other; asked for one ahead."""
         programs.warm_up()
         plan = programs.plan
         self._programs, self._plan = programs, plan
@@ -53,20 +55,18 @@ class InFlight:
         self._wave = 0  # how many were opened
         self._under_way: collections.deque[_Chunk] = collections.deque()
         self._arriving: list[tuple[np.ndarray, decode.Outputs]] = []
-        self._opened = np.zeros(plan.rows, bool)  # rows whose prompt has been read
-        self._complete = np.zeros(plan.rows, bool)
-        self._seen_ended = np.zeros(plan.rows, bool)
+        self.rollouts, self._began = start.rollouts, start.began
+        self._had = np.where(
+            start.complete, 0, start.rollouts.lengths
+        )  # tokens, to be gone on from
+        self.complete = start.complete
+        self._known = np.flatnonzero(start.complete)  # complete rows to be told of
+        self._opened = start.complete.copy()  # rows whose prompt has been read
+        self._seen_ended = start.complete.copy()
+        self._stopped = False
         self.steps, self.busy_steps = 0, 0.0  # decoding steps; busy slots, summed over them
         self.drafted, self.accepted = 0, 0  # tokens
-        shape = (plan.rows, plan.max_tokens)
-        self.rollouts = Rollouts(
-            prompts=prompts,
-            tokens=np.zeros(shape, np.int32),
-            logp=np.zeros(shape, np.float32),
-            logp_plain=np.zeros(shape, np.float32) if plan.variant.plain_logp else None,
-            lengths=np.zeros(plan.rows, np.int32),
-            finished=np.zeros(plan.rows, bool),
-        )
+        self._first_tokens = 0
         self._open_wave()
         self._start_chunk()
 
@@ -77,8 +77,43 @@ class InFlight:
 
     def finished(self) -> Iterator[np.ndarray]:
         """Rows of `rollouts` that are complete, some at a time, each once."""
-        while self._next_wave is not None or not self._complete[self._opened].all():
+        if self._known.size:
+            known, self._known = self._known, self._known[:0]
+            yield known
+        while not self._stopped and not self._is_over():
             yield self._look()
+
+    def _is_over(self) -> bool:
+        return self._next_wave is None and bool(self.complete[self._opened].all())
+
+    def stop(self) -> np.ndarray:
+        """End the rollout here: rows that were complete and not yet told of. The other rows of
+        `rollouts` are written down as far as they came, for `carry`."""
+        self._stopped, self._arriving = True, []
+        rows = np.flatnonzero(self._opened & ~self.complete)
+        found = jax.tree.map(lambda leaf: leaf[rows], self.so_far())
+        complete = self._arrive(rows, found)
+        going = ~self.complete[rows]
+        self._write_down(rows[going], jax.tree.map(lambda leaf: leaf[going], found))
+        return complete
+
+    def complete_groups(self) -> np.ndarray:
+        """The prompts whose responses are all complete."""
+        complete = self.complete.reshape(-1, self._plan.samples_per_prompt).all(axis=1)
+        return np.flatnonzero(complete)
+
+    def carry(self, groups: Sequence[int] | np.ndarray) -> Carried:
+        """Groups of a rollout that was stopped, as they stand: for a later one to go on with."""
+        chosen = np.asarray(groups, int)
+        complete = self.complete.reshape(-1, self._plan.samples_per_prompt)[chosen]
+        return Carried(
+            take_groups(self.rollouts, chosen), complete.reshape(-1), self._began[chosen]
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Sampled so far, by the last report."""
+        return self._first_tokens + int(self.busy_steps) + self.accepted
 
     @property
     def busy_share(self) -> float:
@@ -90,6 +125,23 @@ class InFlight:
     def tokens_per_step(self) -> float:
         """By how many tokens a response grew in a step: 1, and the drafts that were accepted."""
         return 1 + self.accepted / max(1, self.busy_steps)
+
+    def stats(self) -> dict[str, float]:
+        """How it went, for the metrics of its step."""
+        staleness = np.asarray(self.rollouts.staleness)[self.complete]
+        stats = {
+            "rollout/steps": float(self.steps),
+            "rollout/busy_share": self.busy_share,
+            "rollout/staleness_mean": float(staleness.mean()) if staleness.size else 0.0,
+            "rollout/staleness_max": float(staleness.max(initial=0)),
+        }
+        if self._plan.variant.speculate != "none":
+            stats |= {
+                "rollout/drafted": float(self.drafted),
+                "rollout/acceptance_rate": self.accepted / max(1, self.drafted),
+                "rollout/tokens_per_step": self.tokens_per_step,
+            }
+        return stats
 
     def so_far(self) -> Any:
         """`Outputs` of all rows, as they are behind the chunks under way: waits for these."""
@@ -109,7 +161,7 @@ class InFlight:
         self._most_filled = int(report.most_filled) + under_way
         ended = report.endings != decode.GOING
         # With stop strings, what goes on must be read too.
-        wanted = ~self._complete if self._stops else ended & ~self._seen_ended
+        wanted = ~self.complete if self._stops else ended & ~self._seen_ended
         self._fetch(np.flatnonzero(wanted))
         self._seen_ended |= ended
         # A report from before the last prompts were read says nothing about them.
@@ -142,6 +194,7 @@ class InFlight:
             return
         self._wave, self._next_wave = self._wave + 1, next(self._waves, None)
         self._opened[wave.rows] = True
+        self._first_tokens += wave.rows.size
         self._bank, outputs = self._programs.read(self._bank, self._loop.outputs, wave)
         self._units = wave.rows.size // self._plan.unit
         self._loop = self._loop._replace(
@@ -183,40 +236,48 @@ class InFlight:
             padded = np.append(some, np.repeat(some[:1], block - len(some)))
             self._arriving.append((some, decode.fetch(self._loop.outputs, padded)))
 
-    def _arrive(self, rows: np.ndarray, found: decode.Outputs) -> np.ndarray:
-        """Write fetched rows down; those of them that are complete."""
+    def _arrive(self, rows: np.ndarray, found: Any) -> np.ndarray:
+        """Write fetched rows down that are complete; which these are."""
         found = jax.tree.map(lambda leaf: np.asarray(leaf)[: len(rows)], found)
-        lengths, endings = np.asarray(found.lengths), np.asarray(found.endings)
         if self._stops:
-            lengths, endings = self._stop(rows, np.asarray(found.tokens), lengths, endings)
-        kept = np.arange(found.tokens.shape[1])[None] < lengths[:, None]
-        ended = (endings != decode.GOING) & ~self._complete[rows]
+            found = self._end_at_strings(rows, found)
+        ended = (found.endings != decode.GOING) & ~self.complete[rows]
         complete = rows[ended]
-        for name in ("tokens", "logp", "logp_plain"):
-            if getattr(found, name) is not None:
-                values = np.where(kept, getattr(found, name), 0)
-                getattr(self.rollouts, name)[complete] = values[ended]
-        self.rollouts.lengths[complete] = lengths[ended]
-        self.rollouts.finished[complete] = endings[ended] == decode.STOPPED
-        self._complete[complete] = True
+        self._write_down(complete, jax.tree.map(lambda leaf: leaf[ended], found))
+        self.complete[complete] = True
         return complete
 
-    def _stop(
-        self, rows: np.ndarray, tokens: np.ndarray, lengths: np.ndarray, endings: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """(lengths, endings) with stop strings seen to, on the device too."""
-        cuts = np.array(
-            [
-                self._stops.find(row, text[:length])
-                for row, text, length in zip(rows.tolist(), tokens, lengths.tolist(), strict=True)
-            ]
-        )
-        hit = (cuts > 0) & ~self._complete[rows]
-        block = min(FETCHED, self._plan.rows)
-        nobody = np.full(block - hit.sum(), self._plan.rows)
-        ended = np.append(rows[hit], nobody).astype(np.int32)
-        at = np.append(cuts[hit], 0 * nobody).astype(np.int32)
-        if hit.any():
+    def _write_down(self, rows: np.ndarray, found: Any) -> None:
+        """What these rows had, and behind it what came in this rollout."""
+        had, lengths = self._had[rows][:, None], found.lengths[:, None]
+        places = np.arange(self._plan.max_tokens)[None]
+        new = np.maximum(places - had, 0)
+        for name in ("tokens", "logp", "logp_plain"):
+            all_ = getattr(self.rollouts, name)
+            if all_ is not None:
+                came = np.take_along_axis(getattr(found, name), new, axis=1)
+                came = np.where(places < had + lengths, came, 0)
+                all_[rows] = np.where(places < had, all_[rows], came)
+        self.rollouts.lengths[rows] = (had + lengths)[:, 0]
+        self.rollouts.finished[rows] = found.endings == decode.STOPPED
+
+    def _end_at_strings(self, rows: np.ndarray, found: Any) -> Any:
+        """The rows with stop strings seen to; on the device too."""
+        had = self._had[rows]
+        cuts = np.zeros(len(rows), np.int32)
+        for at, row in enumerate(rows.tolist()):
+            new = found.tokens[at, : found.lengths[at]]
+            cuts[at] = self._stops.find(
+                row, np.concatenate([self.rollouts.tokens[row, : had[at]], new])
+            )
+        hit = (cuts > 0) & ~self.complete[rows]
+        if hit.any() and not self._stopped:
+            nobody = np.full(min(FETCHED, self._plan.rows) - hit.sum(), self._plan.rows)
+            ended = np.append(rows[hit], nobody).astype(np.int32)
+            at = np.append((cuts - had)[hit], 0 * nobody).astype(np.int32)
             self._loop = decode.end_rows(self._loop, ended, at)
             self._seen_ended[rows[hit]] = True
-        return np.where(hit, cuts, lengths), np.where(hit, decode.STOPPED, endings)
+        return found._replace(
+            lengths=np.where(hit, cuts - had, found.lengths),
+            endings=np.where(hit, decode.STOPPED, found.endings),
+        )

@@ -84,15 +84,17 @@ def prompt_bucket(length: int) -> int:
 def make_plan(
     lengths: Sequence[int] | np.ndarray,
     *,
+    groups: int | None = None,
     samples_per_prompt: int,
     sampling: SamplingParams,
     config: RolloutConfig,
     row_multiple: int,
 ) -> Plan:
-    """`row_multiple`: slots and banks are multiples of it, to be split over devices."""
-    prompts = len(lengths)
+    """`lengths`: of all that has to be read, one for each of the `groups` unless responses go on.
+    `row_multiple`: slots and banks are multiples of it, to be split over devices."""
+    prompts = len(lengths) if groups is None else groups
     rows = prompts * samples_per_prompt
-    prompt_room = prompt_bucket(int(max(lengths)))
+    prompt_room = prompt_bucket(int(max(lengths, default=1)))
     may_end = bool(sampling.stop_ids or sampling.stop_strings)
     slots = config.slots or choose_slots(rows, may_end)
     shared = choose_sharing(config.share_prompts, prompt_room, sampling.max_tokens, may_end=may_end)

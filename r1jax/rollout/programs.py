@@ -20,7 +20,8 @@ from r1jax.types import PromptBatch
 
 
 class Requests(NamedTuple):
-    """P prompts and the G responses wanted to each, as `decode.Waiting` has them."""
+    """P prompts and the G responses wanted to each, as `decode.Waiting` has them; or P responses
+    that go on (G = 1), each with a text of its own: its prompt and what it has."""
 
     prompts: Sequence[np.ndarray]
     rows: np.ndarray
@@ -34,17 +35,20 @@ class Requests(NamedTuple):
 
 
 def make_requests(
-    prompts: PromptBatch, plan: Plan, *, first: int, seed: int, step: int
+    prompts: PromptBatch, plan: Plan, *, first: int, seed: int, steps_P: int | np.ndarray
 ) -> Requests:
-    """All responses to these prompts; the first comes out at row `first`."""
+    """All responses to these prompts; the first comes out at row `first`. With the seed, the step
+    in which a response begins, its prompt's id and its number name its randomness."""
     ids_PG = np.repeat(prompts.ids[:, None], plan.samples_per_prompt, axis=1).astype(np.uint32)
     samples_G = np.arange(plan.samples_per_prompt, dtype=np.uint32)
+    steps_PG = np.broadcast_to(np.reshape(steps_P, (-1, 1)), ids_PG.shape).astype(np.int32)
+    keys_PG = _key_data(seed, steps_PG, ids_PG, np.broadcast_to(samples_G, ids_PG.shape))
     return Requests(
         prompts=prompts.tokens,
         rows=first + np.arange(ids_PG.size, dtype=np.int32).reshape(ids_PG.shape),
         limits=np.full(ids_PG.shape, plan.max_tokens, np.int32),
         starts=np.zeros(ids_PG.shape, np.int32),
-        keys=_make_keys(seed, step, ids_PG, np.broadcast_to(samples_G, ids_PG.shape)),
+        keys=np.asarray(keys_PG),
     )
 
 
@@ -139,8 +143,12 @@ class Programs:
             lengths[place] = len(prompt)
         missing = at_once - len(chosen)
         padded = requests.take(np.append(chosen, np.repeat(chosen[:1], missing)))
-        places = np.append(chosen, np.repeat(self.plan.bank_prompts, missing))
+        places = np.append(chosen, np.repeat(self.plan.bank_prompts, missing)).astype(np.int32)
         padded.rows[len(chosen) :] = self.plan.rows
+        samples = padded.rows.shape[1]
+        queue = places[:, None] * samples + np.arange(samples, dtype=np.int32)
+        queue[len(chosen) :] = self.plan.bank_prompts * self.plan.samples_per_prompt
+        prompts = np.broadcast_to(places[:, None], queue.shape)
         return decode.read_prompts(
             self.model,
             self.decode_params,
@@ -148,8 +156,9 @@ class Programs:
             outputs,
             tokens,
             lengths,
-            places.astype(np.int32),
-            decode.Waiting(*map(jnp.asarray, padded[1:])),
+            places,
+            queue,
+            decode.Waiting(*map(jnp.asarray, (prompts, *padded[1:]))),
             self.sampling_arrays,
             chunk=self.config.prefill_chunk,
             variant=self.plan.variant,
@@ -189,13 +198,11 @@ def split_requests(requests: Requests, prompts: int) -> list[Requests]:
 
 
 @jax.jit
-def _key_data(seed: Any, step: Any, ids_R: Any, samples_R: Any) -> jax.Array:
-    return jax.random.key_data(row_keys(seed, step, ids_R, samples_R))
+def _key_data(seed: Any, steps_PG: Any, ids_PG: Any, samples_PG: Any) -> jax.Array:
+    def group(steps_G: Any, ids_G: Any, samples_G: Any) -> jax.Array:
+        return jax.random.key_data(row_keys(seed, steps_G[0], ids_G, samples_G))
 
-
-def _make_keys(seed: int, step: int, ids_PG: np.ndarray, samples_PG: np.ndarray) -> np.ndarray:
-    keys = _key_data(seed, step, ids_PG.reshape(-1), samples_PG.reshape(-1))
-    return np.asarray(keys).reshape(*ids_PG.shape, 2)
+    return jax.vmap(group)(steps_PG, ids_PG, samples_PG)
 
 
 def count_batch_shards() -> int:

@@ -32,12 +32,13 @@ class Outputs(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """Responses that wait for a slot, [P, G]: neighbours share a prompt."""
+    """Responses that wait for a slot, in a queue [W]; before they are put there, [P, G]."""
 
-    rows: Int[Array, "P G"]  # where they come out; past the last row = nobody
-    limits: Int[Array, "P G"]  # tokens they may have
-    starts: Int[Array, "P G"]  # tokens they had before this rollout: their randomness goes on there
-    keys: UInt32[Array, "P G 2"]
+    prompts: Int[Array, "*W"]  # where in the bank their prompts lie; those of a unit share one
+    rows: Int[Array, "*W"]  # where they come out; past the last row = nobody
+    limits: Int[Array, "*W"]  # tokens they may have
+    starts: Int[Array, "*W"]  # tokens they had before this rollout: their randomness goes on there
+    keys: UInt32[Array, "*W 2"]
 
 
 class Bank(NamedTuple):
@@ -46,7 +47,7 @@ class Bank(NamedTuple):
     caches: Caches  # [P, K, S, H]
     lengths: Int[Array, " P"]
     waiting: Waiting
-    first: Int[Array, "P G"]  # each response's first token
+    first: Int[Array, " W"]  # each response's first token
     memory: Any  # what drafts begin with: `speculative.remember`
 
 

@@ -90,7 +90,7 @@ def test_one_loop_over_tokens_and_one_over_free_slots_carry_the_caches(program):
 def lower_reading(samples):
     config, params = abstract_params()
     waiting = decode.Waiting(
-        *[shaped(PROMPTS, samples)] * 3, shaped(PROMPTS, samples, 2, dtype="uint32")
+        *[shaped(PROMPTS, samples)] * 4, shaped(PROMPTS, samples, 2, dtype="uint32")
     )
     return decode.read_prompts.lower(
         config,
@@ -100,6 +100,7 @@ def lower_reading(samples):
         shaped(PROMPTS, WIDTH),
         shaped(PROMPTS),
         shaped(PROMPTS),
+        shaped(PROMPTS, samples),
         waiting,
         SamplingArrays.of(SamplingParams(), config.vocab_size),
         chunk=WIDTH,

@@ -32,7 +32,7 @@ def mixed(rollouts):
     return 0 < rollouts.finished.sum() < SAMPLES
 
 
-def run(want=4, budget=30, sizes=(3,) * 20, accept=mixed, config=DEFAULTS, first=0):
+def run(want=4, budget=30, sizes=(3,) * 20, accept=mixed, config=DEFAULTS, first=0, **options):
     return generate_groups(
         MODULE,
         prepare_params(MODULE.config, PARAMS),
@@ -46,6 +46,7 @@ def run(want=4, budget=30, sizes=(3,) * 20, accept=mixed, config=DEFAULTS, first
         seed=5,
         step=2,
         config=config,
+        **options,
     )
 
 
