@@ -23,7 +23,7 @@ from r1jax import mesh as mesh_lib
 from r1jax.config import Config, from_config_dict
 from r1jax.ops.attention import packed_mask
 from r1jax.training import batches as batches_lib
-from r1jax.training import rl, step
+from r1jax.training import learning, step
 from r1jax.training.optimizer import make_optimizer
 from r1jax.types import Graded, PackedBatch, PromptBatch, Rollouts, TrainState
 
@@ -67,8 +67,8 @@ class Learner:
     def learn(self, rollouts: Rollouts, number: int) -> list[tuple[PackedBatch, int]]:
         """One step's updates, waited for; the batches they took."""
         graded = grade(rollouts)
-        advantages = rl.compute_advantages(self.config, graded)
-        batches = batches_lib.make_batches(self.config, self.shape, graded, advantages, number)
+        made = learning.make_minibatches(self.config, self.shape, graded, number)
+        batches = [(minibatch.batch, minibatch.used) for minibatch in made]
         for batch, used in batches:
             self.state, _ = self.update(self.state, batch, np.int32(used))
         jax.block_until_ready(self.state)

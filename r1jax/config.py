@@ -10,10 +10,11 @@ import importlib.util
 import json
 import pathlib
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from r1jax.config_tree import build, parse_override, put
+from r1jax.config_rl import RLConfig, rl_problems
+from r1jax.config_tree import Problem, below, build, not_above_0, not_one_of, parse_override, put
 from r1jax.config_tree import flatten as flatten
 from r1jax.data.tasks import TASKS
 from r1jax.data.templates import TEMPLATES
@@ -111,18 +112,6 @@ class PretrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class RLConfig:
-    """One step: sample `prompts_per_step * samples_per_prompt`, then `updates_per_step` updates."""
-
-    steps: int = 100
-    prompts_per_step: int = 32
-    samples_per_prompt: int = 16
-    updates_per_step: int = 1
-    advantage_scale: Literal["std", "none", "batch_std"] = "std"
-    advantage_eps: float = 1e-6
-
-
-@dataclasses.dataclass(frozen=True)
 class BatchConfig:
     """How an update is cut up. Changes memory and speed, never the result."""
 
@@ -143,6 +132,7 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
+    every: int = 0  # also after every so many RL steps; 0 = before and after them only
     prompts: int = 256
     samples: int = 16
     k: int = 8  # of pass@k and maj@k
@@ -176,7 +166,7 @@ class Config:
     lora: LoraConfig = LoraConfig()
     data: DataConfig = DataConfig()
     pretrain: PretrainConfig = PretrainConfig()
-    rl: RLConfig = RLConfig()
+    rl: RLConfig = dataclasses.field(default_factory=RLConfig)
     objective: PolicyObjective = dataclasses.field(default_factory=PolicyObjective)
     sampling: SamplingParams = dataclasses.field(default_factory=SamplingParams)
     # "rules" = reward_weights; "random" = a fair coin, the control of every learning claim
@@ -193,6 +183,11 @@ class Config:
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
+
+    @property
+    def keeps_reference(self) -> bool:
+        """Whether checkpoints hold the reference, because the run may replace it."""
+        return self.objective.needs_reference and self.rl.replaces_reference
 
     def make_reward(self) -> Reward:
         """What is paid for; a `UserError` where that cannot be."""
@@ -254,14 +249,11 @@ def to_dict(config: Config) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-Problem = tuple[bool, str]  # (is it one, what it says)
-
-
 def validate(config: Config) -> None:
     """Impossible values and combinations that no single type can rule out."""
     problems = [
         *_data_problems(config),
-        *_rl_problems(config),
+        *rl_problems(config),
         *_run_problems(config),
         *_optim_problems("optim", config.optim),
         *_optim_problems("pretrain.optim", config.pretrain.optim),
@@ -278,12 +270,12 @@ def validate(config: Config) -> None:
 def _data_problems(config: Config) -> list[Problem]:
     data, pretrain = config.data, config.pretrain
     return [
-        _not_one_of("data.task", data.task, TASKS),
-        _not_one_of("data.template", data.template, TEMPLATES),
-        _below("data.size", data.size, 0),
-        _below("data.max_prompt_tokens", data.max_prompt_tokens, 1),
-        _below("pretrain.steps", pretrain.steps, 0),
-        _below("pretrain.documents_per_step", pretrain.documents_per_step, 1),
+        not_one_of("data.task", data.task, TASKS),
+        not_one_of("data.template", data.template, TEMPLATES),
+        below("data.size", data.size, 0),
+        below("data.max_prompt_tokens", data.max_prompt_tokens, 1),
+        below("pretrain.steps", pretrain.steps, 0),
+        below("pretrain.documents_per_step", pretrain.documents_per_step, 1),
         (
             not 0 <= pretrain.reasoning_share <= 1,
             f"pretrain.reasoning_share={pretrain.reasoning_share}: must lie between 0 and 1",
@@ -331,62 +323,35 @@ def _start_problems(config: Config) -> list[Problem]:
     ]
 
 
-def _rl_problems(config: Config) -> list[Problem]:
-    rl, objective = config.rl, config.objective
-    sampled = rl.prompts_per_step * rl.samples_per_prompt
-    return [
-        _below("rl.steps", rl.steps, 0),
-        _below("rl.prompts_per_step", rl.prompts_per_step, 1),
-        (
-            rl.samples_per_prompt < 2,
-            f"rl.samples_per_prompt={rl.samples_per_prompt}: must be 2 or more, an advantage "
-            "compares the samples of a prompt",
-        ),
-        (
-            rl.updates_per_step < 1 or sampled % max(rl.updates_per_step, 1) != 0,
-            f"rl.updates_per_step={rl.updates_per_step}: must divide the {sampled} samples of a "
-            "step (prompts_per_step x samples_per_prompt)",
-        ),
-        (
-            objective.kl_coef != 0 and objective.kl == "none",
-            f"objective.kl_coef={objective.kl_coef}: needs objective.kl (k3 in the papers)",
-        ),
-        (
-            config.sampling.temperature == 0,
-            "sampling.temperature=0: greedy samples of a prompt are all the same, nothing can be "
-            "learned from them; use 1.0",
-        ),
-    ]
-
-
 def _run_problems(config: Config) -> list[Problem]:
     unknown = ", ".join(name for name in config.logging.stop_on if name not in doctor.NAMES)
     return [
         (bool(unknown), f"logging.stop_on: unknown {unknown}; known: {', '.join(doctor.NAMES)}"),
         *_lora_problems(config.lora),
         *_auxiliary_problems(config),
-        _below("batch.tokens_per_device", config.batch.tokens_per_device, 0),
-        _below("batch.row_length", config.batch.row_length, 0),
-        _below("eval.prompts", config.eval.prompts, 1),
-        _below("eval.samples", config.eval.samples, 1),
+        below("batch.tokens_per_device", config.batch.tokens_per_device, 0),
+        below("batch.row_length", config.batch.row_length, 0),
+        below("eval.every", config.eval.every, 0),
+        below("eval.prompts", config.eval.prompts, 1),
+        below("eval.samples", config.eval.samples, 1),
         (
             not 1 <= config.eval.k <= config.eval.samples,
             f"eval.k={config.eval.k}: must lie between 1 and eval.samples={config.eval.samples}",
         ),
-        _below("checkpoint.every", config.checkpoint.every, 1),
-        _below("checkpoint.keep", config.checkpoint.keep, 1),
-        _below("grading.workers", config.grading.workers, 0),
-        _not_above_0("grading.timeout_s", config.grading.timeout_s),
-        _not_above_0("grading.deadline_s", config.grading.deadline_s),
-        _below("logging.every", config.logging.every, 1),
-        _below("logging.completions_every", config.logging.completions_every, 1),
+        below("checkpoint.every", config.checkpoint.every, 1),
+        below("checkpoint.keep", config.checkpoint.keep, 1),
+        below("grading.workers", config.grading.workers, 0),
+        not_above_0("grading.timeout_s", config.grading.timeout_s),
+        not_above_0("grading.deadline_s", config.grading.deadline_s),
+        below("logging.every", config.logging.every, 1),
+        below("logging.completions_every", config.logging.completions_every, 1),
     ]
 
 
 def _lora_problems(lora: LoraConfig) -> list[Problem]:
     unknown = ", ".join(name for name in lora.targets if name not in TARGETS)
     return [
-        _below("lora.rank", lora.rank, 0),
+        below("lora.rank", lora.rank, 0),
         (lora.alpha <= 0, f"lora.alpha={lora.alpha}: must be above 0"),
         (not lora.targets, "lora.targets is empty: name at least one projection"),
         (bool(unknown), f"lora.targets: unknown {unknown}; known: {', '.join(TARGETS)}"),
@@ -415,21 +380,9 @@ def _auxiliary_problems(config: Config) -> list[Problem]:
 
 def _optim_problems(section: str, optim: OptimConfig) -> list[Problem]:
     return [
-        _not_above_0(f"{section}.lr", optim.lr),
-        _not_above_0(f"{section}.clip_norm", optim.clip_norm),
-        _below(f"{section}.warmup_steps", optim.warmup_steps, 0),
+        not_above_0(f"{section}.lr", optim.lr),
+        not_above_0(f"{section}.clip_norm", optim.clip_norm),
+        below(f"{section}.warmup_steps", optim.warmup_steps, 0),
         (not 0 <= optim.b1 < 1, f"{section}.b1={optim.b1}: must lie in [0, 1)"),
         (not 0 <= optim.b2 < 1, f"{section}.b2={optim.b2}: must lie in [0, 1)"),
     ]
-
-
-def _not_one_of(key: str, value: str, known: Collection[str]) -> Problem:
-    return value not in known, f"{key}={value!r}: must be one of {', '.join(known)}"
-
-
-def _below(key: str, value: int, lowest: int) -> Problem:
-    return value < lowest, f"{key}={value}: must be {lowest} or more"
-
-
-def _not_above_0(key: str, value: float) -> Problem:
-    return value <= 0, f"{key}={value}: must be above 0"

@@ -6,7 +6,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from r1jax.errors import UserError
@@ -142,3 +142,18 @@ def _check(key: str, value: Any, hint: Any) -> Any:
     if hint is float and not math.isfinite(value):
         raise UserError(f"config.{key}={value!r}: must be a finite number")
     return value
+
+
+Problem = tuple[bool, str]  # (is it one, what it says)
+
+
+def not_one_of(key: str, value: str, known: Collection[str]) -> Problem:
+    return value not in known, f"{key}={value!r}: must be one of {', '.join(known)}"
+
+
+def below(key: str, value: int, lowest: int) -> Problem:
+    return value < lowest, f"{key}={value}: must be {lowest} or more"
+
+
+def not_above_0(key: str, value: float) -> Problem:
+    return value <= 0, f"{key}={value}: must be above 0"

@@ -112,3 +112,6 @@ class TrainState:
     params: Any
     opt_state: Any
     step: Any  # int32 scalar, updates done
+    # In checkpoints only, where a run has them: the reference it replaced, groups it carries.
+    reference: Any = None
+    carried: Any = None

@@ -22,8 +22,19 @@ MAY_IMPORT = {
     "mesh": LEAVES,
     "ops": LEAVES | {"mesh"},
     "models": LEAVES | {"ops", "mesh"},
+    "config_rl": {"config", "config_tree", "ops"},
     "config": LEAVES
-    | {"config_tree", "data", "models", "monitor", "objectives", "ops", "rewards", "rollout"},
+    | {
+        "config_rl",
+        "config_tree",
+        "data",
+        "models",
+        "monitor",
+        "objectives",
+        "ops",
+        "rewards",
+        "rollout",
+    },
     "rollout": LEAVES | {"ops", "mesh", "models"},
     "monitor": LEAVES,
     "training": LEAVES

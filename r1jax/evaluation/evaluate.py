@@ -5,7 +5,7 @@ import dataclasses
 from r1jax import rollout
 from r1jax.monitor.metrics import evaluation_metrics
 from r1jax.training.grading import collect
-from r1jax.training.rl import submit_finished
+from r1jax.training.sampling import submit_finished
 from r1jax.training.setup import Setup
 from r1jax.types import Graded, Params, PromptBatch
 

@@ -11,21 +11,27 @@ _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
 
 class Clock:
-    """Seconds by phase, added up; `lap()` gives what came since the last lap."""
+    """Seconds by phase, added up; `lap()` gives what came since the last lap.
+
+    A phase within another one is no part of that one's time.
+    """
 
     def __init__(self) -> None:
         self.total: dict[str, float] = defaultdict(float)
         self._lap: dict[str, float] = defaultdict(float)
+        self._inside = 0.0  # seconds of phases that ended within the one that is open
 
     @contextlib.contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
         start = time.perf_counter()
+        before, self._inside = self._inside, 0.0
         try:
             yield
         finally:
             seconds = time.perf_counter() - start
-            self.total[phase] += seconds
-            self._lap[phase] += seconds
+            self.total[phase] += seconds - self._inside
+            self._lap[phase] += seconds - self._inside
+            self._inside = before + seconds
 
     def lap(self) -> dict[str, float]:
         lap, self._lap = dict(self._lap), defaultdict(float)

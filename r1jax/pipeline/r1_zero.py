@@ -5,6 +5,7 @@
 Every phase picks up where an earlier run of the same workdir left it.
 """
 
+import functools
 import pathlib
 import resource
 import time
@@ -61,7 +62,8 @@ def _run(session: Session) -> dict[str, Any]:
     else:
         base = summary.time("pretrain", lambda: pretrain(session))
     summary.evaluate("before", base, 0)
-    state = summary.time("rl", lambda: train_rl(session, base))
+    measure = functools.partial(evaluate, session.setup)
+    state = summary.time("rl", lambda: train_rl(session, base, measure))
     policy = session.setup.policy(base, state.params)
     summary.evaluate("after", policy, session.setup.config.rl.steps)
     summary.time("report", lambda: write_report(session.workdir))

@@ -152,7 +152,7 @@ class Grader:
         for name in self.reward.weights:
             if parts.is_custom(name):
                 samples = self._call_custom(name, samples, group)
-        self._require_some_verdicts(samples)
+        self.require_some_verdicts(samples)
         grades: list[Grade] = []
         for start in range(0, len(samples), group):
             grades += compose.combine(self.reward, samples[start : start + group])
@@ -248,7 +248,7 @@ class Grader:
                 self._lanes[name] = Lanes(name, count, make_lane)
             return self._lanes[name]
 
-    def _require_some_verdicts(self, samples: Sequence[Sample]) -> None:
+    def require_some_verdicts(self, samples: Sequence[Sample]) -> None:
         """Nothing can be learned, and nothing will, from a step that nobody could judge."""
         if len(samples) < _ALL_LOST:
             return

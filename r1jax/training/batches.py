@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -90,19 +91,43 @@ def rl_batch_shape(config: Config, mesh: jax.sharding.Mesh, attention: str) -> B
     )
 
 
-def make_batches(
-    config: Config, shape: BatchShape, graded: Graded, advantages_R: np.ndarray, step: int
-) -> list[tuple[PackedBatch, int]]:
-    """The step's samples, dealt at random to its updates, packed: (batch, used micro-batches)."""
+class Minibatch(NamedTuple):
+    """What one update learns from."""
+
+    batch: PackedBatch  # [M, B, T]
+    used: int  # micro-batches
+    rows: np.ndarray  # of the step's samples
+
+
+def deal(config: Config, rows: np.ndarray, step: int) -> list[np.ndarray]:
+    """The step's samples, dealt at random to its updates: every epoch has all of them, dealt anew.
+
+    Where there are fewer samples than a step wants, every update gets fewer of them.
+    """
     updates = config.rl.updates_per_step
-    order = np.arange(len(advantages_R))
-    if updates > 1:
-        order = np.random.default_rng([config.seed, step]).permutation(order)
-    batches = []
-    for rows in np.split(order, updates):
-        sequences = [to_sequence(graded, int(row), float(advantages_R[row])) for row in rows]
-        batches.append(pack_micro(sequences, shape))
-    return batches
+    dealt = []
+    for epoch in range(config.rl.epochs):
+        if updates > 1:
+            order = np.random.default_rng([config.seed, step, epoch]).permutation(len(rows))
+            dealt += np.array_split(rows[order], updates)
+        else:
+            dealt.append(rows)
+    return [piece for piece in dealt if len(piece)]
+
+
+def pack_rows(
+    shape: BatchShape,
+    graded: Graded,
+    rows: np.ndarray,
+    advantages_R: np.ndarray,
+    counts_R: np.ndarray,
+) -> Minibatch:
+    """These rows packed. `counts_R`: whose tokens are in the loss."""
+    sequences = [
+        to_sequence(graded, row, float(advantages_R[row]), bool(counts_R[row]))
+        for row in rows.tolist()
+    ]
+    return Minibatch(*pack_micro(sequences, shape), rows)
 
 
 def pack_micro(sequences: list[packing.Sequence], shape: BatchShape) -> tuple[PackedBatch, int]:
@@ -116,13 +141,13 @@ def pack_micro(sequences: list[packing.Sequence], shape: BatchShape) -> tuple[Pa
     return packing.split_micro(packed, shape.rows_per_micro)
 
 
-def to_sequence(graded: Graded, row: int, advantage: float) -> packing.Sequence:
+def to_sequence(graded: Graded, row: int, advantage: float, counts: bool) -> packing.Sequence:
     rollouts = graded.rollouts
     prompt_index = row // rollouts.samples_per_prompt
     response = rollouts.response(row)
     return packing.Sequence(
         tokens=np.concatenate([rollouts.prompts.tokens[prompt_index], response]),
-        mask=np.full(len(response), graded.valid[row]),
+        mask=np.full(len(response), counts),
         advantages=np.full(len(response), advantage, np.float32),
         logp_behavior=rollouts.logp[row, : len(response)],
         prompt_id=prompt_index,

@@ -131,7 +131,7 @@ def _abstract_base(setup: Setup) -> Params:
 def load_trained(setup: Setup, workdir: pathlib.Path) -> tuple[int, Params, dict[str, Any]]:
     """(step, what the run trains: parameters or adapters, the run's books)"""
     optimizer = make_optimizer(setup.config.optim, setup.config.rl.steps)
-    like = abstract_state(setup, optimizer, adapters=setup.trains_adapters)
+    like = rl.abstract_rl_state(setup, optimizer)
     directory = workdir / "checkpoints" / rl.PHASE
     step, state, books = _restore(directory, like, "; --base takes the base model")
     return step, state.params, books

@@ -50,6 +50,10 @@ class Setup:
     def sampling(self) -> SamplingParams:
         return dataclasses.replace(self.config.sampling, stop_ids=self.start.stop_ids)
 
+    def sampling_at(self, step: int) -> SamplingParams:
+        """How an RL step samples: with the length and temperature of its stage."""
+        return self.config.rl.sampling_at(step, self.sampling)
+
     def decode_text(self, tokens: Sequence[int]) -> str:
         return self.tokenizer.decode(tokens, skip_special_tokens=True)
 
@@ -80,7 +84,10 @@ class Setup:
 
     def prompts(self, split: str, start: int, count: int) -> PromptBatch:
         """`count` prompts from place `start` of a split's endless stream."""
-        items = tuple(self.item(split, index) for index in range(start, start + count))
+        return self.prompts_at(split, range(start, start + count))
+
+    def prompts_at(self, split: str, places: Sequence[int]) -> PromptBatch:
+        items = tuple(self.item(split, index) for index in places)
         tokens = tuple(np.array(self.encode(item), np.int32) for item in items)
         longest = max(map(len, tokens))
         if longest > self.config.data.max_prompt_tokens:
@@ -88,7 +95,7 @@ class Setup:
                 f"a prompt has {longest} tokens, config.data.max_prompt_tokens is "
                 f"{self.config.data.max_prompt_tokens}: raise it to {longest} or more"
             )
-        return PromptBatch(np.arange(start, start + count), tokens, items)
+        return PromptBatch(np.array(places, np.int64), tokens, items)
 
     @property
     def trains_adapters(self) -> bool:

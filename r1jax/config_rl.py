@@ -1,0 +1,159 @@
+"""The `rl` section: what a step samples, which of it is learned from, and what changes in time."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Literal
+
+from r1jax.config_tree import Problem, below, not_above_0
+from r1jax.ops.sampling import SamplingParams
+
+if TYPE_CHECKING:  # which has this section
+    from r1jax.config import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class DynamicConfig:
+    """What becomes of groups whose answers are all right, or all wrong: docs/training.md.
+
+    A group is within the band if its share of correct answers is: low < share < high. The verdict
+    counts, not the shaped reward.
+    """
+
+    # refill: DAPO, others are sampled instead of those outside the band. drop: Magistral, ScaleRL,
+    # these are left out of the loss. zvp: RL-ZVP, those with all alike teach by their entropy.
+    mode: Literal["off", "refill", "drop", "zvp"] = "off"
+    band: tuple[float, float] = (0.0, 1.0)
+    budget: int = 4  # refill: at most this many x prompts_per_step are sampled for a step
+    exhausted: Literal["fewer", "stop"] = "fewer"  # refill: then train on what there is, or end
+    carry: bool = False  # refill: groups begun beyond those wanted go on in the next step
+    zvp_alpha: float = 0.1  # one implementation's; none is printed
+
+
+@dataclasses.dataclass(frozen=True)
+class RLConfig:
+    """One step: sample `prompts_per_step * samples_per_prompt`, then `updates_per_step` updates."""
+
+    steps: int = 100
+    prompts_per_step: int = 32
+    samples_per_prompt: int = 16
+    updates_per_step: int = 1
+    epochs: int = 1  # how often the updates go over a step's samples
+    # (from this step, max_tokens, temperature) instead of those in `sampling`
+    stages: tuple[tuple[int, int, float], ...] = ()
+    reference_every: int = 0  # the policy becomes its own reference every so many steps; 0 = never
+    # ProRL: after so many evaluations (eval.every) without a better one, the policy becomes its own
+    # reference and the optimizer starts anew; 0 = never
+    reset_on_stall: int = 0
+    mask_cut: bool = False  # DAPO's overlong filter: a response that was cut is not in the loss
+    dynamic: DynamicConfig = DynamicConfig()
+    advantage_scale: Literal["std", "none", "batch_std"] = "std"
+    advantage_eps: float = 1e-6
+
+    @property
+    def updates(self) -> int:
+        """Of one step."""
+        return self.updates_per_step * self.epochs
+
+    @property
+    def is_on_policy(self) -> bool:
+        """Whether every update is of the very policy that sampled."""
+        return self.updates == 1 and not self.dynamic.carry
+
+    @property
+    def replaces_reference(self) -> bool:
+        return self.reference_every > 0 or self.reset_on_stall > 0
+
+    def sampling_at(self, step: int, plain: SamplingParams) -> SamplingParams:
+        for start, max_tokens, temperature in reversed(self.stages):
+            if step >= start:
+                return dataclasses.replace(plain, max_tokens=max_tokens, temperature=temperature)
+        return plain
+
+
+def rl_problems(config: "Config") -> list[Problem]:
+    rl, objective = config.rl, config.objective
+    sampled = rl.prompts_per_step * rl.samples_per_prompt
+    return [
+        below("rl.steps", rl.steps, 0),
+        below("rl.prompts_per_step", rl.prompts_per_step, 1),
+        (
+            rl.samples_per_prompt < 2,
+            f"rl.samples_per_prompt={rl.samples_per_prompt}: must be 2 or more, an advantage "
+            "compares the samples of a prompt",
+        ),
+        (
+            rl.updates_per_step < 1 or sampled % max(rl.updates_per_step, 1) != 0,
+            f"rl.updates_per_step={rl.updates_per_step}: must divide the {sampled} samples of a "
+            "step (prompts_per_step x samples_per_prompt)",
+        ),
+        below("rl.epochs", rl.epochs, 1),
+        *_stage_problems(rl, config.sampling.max_tokens),
+        *_reference_problems(config),
+        *_dynamic_problems(rl.dynamic),
+        (
+            objective.kl_coef != 0 and objective.kl == "none",
+            f"objective.kl_coef={objective.kl_coef}: needs objective.kl (k3 in the papers)",
+        ),
+        (
+            config.sampling.temperature == 0,
+            "sampling.temperature=0: greedy samples of a prompt are all the same, nothing can be "
+            "learned from them; use 1.0",
+        ),
+    ]
+
+
+def _stage_problems(rl: RLConfig, longest: int) -> list[Problem]:
+    starts = [stage[0] for stage in rl.stages]
+    return [
+        (
+            starts != sorted(set(starts)) or any(start < 0 for start in starts),
+            f"rl.stages={rl.stages}: their first steps must be 0 or more, and ascend",
+        ),
+        (
+            any(not 1 <= tokens <= longest for _, tokens, _ in rl.stages),
+            f"rl.stages={rl.stages}: max_tokens must lie between 1 and sampling.max_tokens="
+            f"{longest}, which is that of the longest stage and of evaluation",
+        ),
+        (
+            any(temperature <= 0 for _, _, temperature in rl.stages),
+            f"rl.stages={rl.stages}: temperatures must be above 0",
+        ),
+    ]
+
+
+def _reference_problems(config: "Config") -> list[Problem]:
+    rl = config.rl
+    return [
+        below("rl.reference_every", rl.reference_every, 0),
+        (
+            rl.reference_every > 0 and not config.objective.needs_reference,
+            f"rl.reference_every={rl.reference_every}: there is no reference; set objective.kl and "
+            "objective.kl_coef, or use 0",
+        ),
+        (
+            rl.replaces_reference and config.lora.rank > 0,
+            "rl.reference_every and rl.reset_on_stall: with adapters (lora.rank) the reference "
+            "stays the base; use 0",
+        ),
+        below("rl.reset_on_stall", rl.reset_on_stall, 0),
+        (
+            rl.reset_on_stall > 0 and not config.eval.every,
+            f"rl.reset_on_stall={rl.reset_on_stall}: counts evaluations; set eval.every",
+        ),
+    ]
+
+
+def _dynamic_problems(dynamic: DynamicConfig) -> list[Problem]:
+    low, high = dynamic.band
+    return [
+        below("rl.dynamic.budget", dynamic.budget, 1),
+        (
+            not 0 <= low < high <= 1,
+            f"rl.dynamic.band={dynamic.band}: must be two shares, 0 <= low < high <= 1",
+        ),
+        (
+            dynamic.carry and dynamic.mode != "refill",
+            f"rl.dynamic.carry: there is nothing to carry with rl.dynamic.mode={dynamic.mode!r}; "
+            "only refill begins more than is wanted",
+        ),
+        not_above_0("rl.dynamic.zvp_alpha", dynamic.zvp_alpha),
+    ]

@@ -1,0 +1,83 @@
+"""A step's samples: the prompts that are its own, sampled and judged at once."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from r1jax import rollout
+from r1jax.rewards.grader import Pending
+from r1jax.rollout import Carried
+from r1jax.training.grading import collect, submit_rows
+from r1jax.training.session import Session
+from r1jax.training.setup import Setup
+from r1jax.types import Graded, Params
+
+
+class Feed(NamedTuple):
+    """Where a step's samples come from: what a run that goes on must know."""
+
+    next: int = 0  # the first place of the stream of prompts that is not used up
+    # Updates the policy had had at the start of the last steps, this one's last: as far back as
+    # anything carried was begun.
+    updates: tuple[int, ...] = (0,)
+    carried: Carried | None = None  # groups that a step began beyond those it wanted
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """What a step learns from."""
+
+    graded: Graded | None  # None = nothing to learn from
+    next: int  # place of the stream where the next step goes on
+    tokens: int  # sampled, those of responses that were dropped included
+    metrics: Mapping[str, float]
+    carried: Carried | None = None
+
+
+def draw_all(
+    session: Session, policy: Params, feed: Feed, step: int, *, meanwhile: Callable[[], None]
+) -> Drawn:
+    """The next `prompts_per_step` prompts. `meanwhile` is called while the device samples."""
+    setup, clock = session.setup, session.clock
+    with clock("rollout"):
+        count = setup.config.rl.prompts_per_step
+        in_flight = start_rollout(setup, policy, setup.prompts("train", feed.next, count), step)
+    meanwhile()
+    with clock("rollout"):
+        # Judged in the background as they end, while the device samples on.
+        judged = submit_finished(setup, in_flight, step)
+    with clock("grade"):
+        graded = collect(in_flight.rollouts, setup.grader, judged)
+    tokens = int(graded.rollouts.lengths.sum())
+    return Drawn(graded, feed.next + count, tokens, in_flight.stats())
+
+
+def start_rollout(setup: Setup, params: Params, prompts: Any, step: int) -> rollout.InFlight:
+    return rollout.dispatch(
+        setup.module,
+        rollout.prepare_params(setup.module.config, params),
+        prompts,
+        sampling=setup.sampling_at(step),
+        samples_per_prompt=setup.config.rl.samples_per_prompt,
+        seed=setup.config.seed,
+        step=step,
+        config=setup.config.rollout,
+        decode_text=setup.decode_text,
+    )
+
+
+def submit_finished(
+    setup: Setup, in_flight: rollout.InFlight, step: int
+) -> list[tuple[list[int], Pending]]:
+    """See the rollout to its end and have its responses judged, in the background, as they come."""
+    submit = functools.partial(
+        submit_rows,
+        in_flight.rollouts,
+        grader=setup.grader,
+        tokenizer=setup.tokenizer,
+        opened_by_prompt=setup.opened_by_prompt,
+        run_key=(setup.config.seed, step),
+    )
+    pieces = (rows.tolist() for rows in in_flight.finished())
+    return [(rows, submit(rows)) for rows in pieces if rows]
