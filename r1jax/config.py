@@ -149,7 +149,8 @@ class CheckpointConfig:
 class LoggingConfig:
     every: int = 1  # steps between printed lines where the output is not a terminal
     completions_every: int = 10
-    completions: int = 8  # how many are kept each time
+    completions: int = 8  # how many are kept each time; what is too many = all of the step
+    completions_format: Literal["jsonl", "parquet", "arrayrecord"] = "jsonl"
     tensorboard: bool = False
     wandb_project: str = ""
     stop_on: tuple[str, ...] = ()  # findings that end the run: docs/doctor.md
@@ -345,6 +346,7 @@ def _run_problems(config: Config) -> list[Problem]:
         not_above_0("grading.deadline_s", config.grading.deadline_s),
         below("logging.every", config.logging.every, 1),
         below("logging.completions_every", config.logging.completions_every, 1),
+        below("logging.completions", config.logging.completions, 0),
     ]
 
 

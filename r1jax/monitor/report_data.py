@@ -6,7 +6,7 @@ import math
 import pathlib
 from array import array
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from r1jax.errors import UserError
 from r1jax.monitor import doctor
 from r1jax.monitor.doctor import Finding
+from r1jax.monitor.jsonl import json_lines
 
 TEXT_LIMIT = 1500  # characters kept of a prompt or completion
 LARGEST = 1e100  # beyond it a number is taken for a broken one
@@ -242,25 +243,6 @@ def make_sample(record: Mapping[str, Any]) -> Sample | None:
             if is_number(value)
         },
     )
-
-
-def json_lines(path: pathlib.Path, problems: list[str]) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON-lines file. A run that was killed leaves its last line cut off."""
-    damaged = 0
-    with path.open(errors="replace") as file:
-        for line in file:
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
-                damaged += bool(line.strip())
-                continue
-            if isinstance(record, dict):
-                yield record
-            else:
-                damaged += 1
-    if damaged:
-        lines = "1 line" if damaged == 1 else f"{damaged:,} lines"
-        problems.append(f"{lines} of {path.name} could not be read")
 
 
 def read_object(path: pathlib.Path, problems: list[str]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from r1jax import mesh as mesh_lib
 from r1jax.config import Config
 from r1jax.evaluation.evaluate import evaluate
+from r1jax.monitor import completions
 from r1jax.monitor.clock import CompileCounter
 from r1jax.monitor.metrics import finite_or_none
 from r1jax.monitor.report import write_report
@@ -34,6 +35,7 @@ T = TypeVar("T")
 
 def run(config: Config, workdir: pathlib.Path, *, overwrite: bool = False) -> dict[str, Any]:
     """Train, evaluate, and write the summary; returns it."""
+    completions.require_format(config.logging.completions_format)
     workdir_lib.open_workdir(workdir, config, overwrite=overwrite)
     keep_start(config, workdir)
     setup = make_setup(config, workdir)

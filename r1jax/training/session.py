@@ -1,6 +1,7 @@
 """One process at work in one workdir: its clocks, logs, interrupts, and the rules for stopping."""
 
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -8,15 +9,18 @@ from typing import Any
 import numpy as np
 
 from r1jax.errors import UserError
+from r1jax.monitor import completions
 from r1jax.monitor.clock import Clock, CompileCounter
 from r1jax.monitor.metrics import finite_or_none
 from r1jax.monitor.progress import Progress
-from r1jax.monitor.sinks import Sinks, append_json_line
+from r1jax.monitor.sinks import Sinks
 from r1jax.training import workdir as workdir_lib
 from r1jax.training.checkpoint import Checkpoints
 from r1jax.training.interrupts import Interrupts
 from r1jax.training.setup import Setup
 from r1jax.types import Graded, PackedBatch
+
+REFERENCE_SHOWN = 2000  # characters of a reference answer that samples are logged with
 
 
 @dataclasses.dataclass
@@ -48,27 +52,15 @@ class Session:
         def keep(record: Mapping[str, Any]) -> bool:
             return record["phase"] != phase or record["step"] < step
 
-        for name in ("metrics.jsonl", "completions.jsonl"):
+        for name in ("metrics.jsonl", completions.LINES):
             workdir_lib.keep_lines(self.workdir / name, keep)
+        completions.forget_files(self.workdir, phase, step)
 
     def log_completions(self, phase: str, step: int, graded: Graded, count: int) -> None:
-        """Keep a few samples to read: two answers to each of the step's first questions."""
-        group = graded.rollouts.samples_per_prompt
-        rows = (prompt * group + sample for prompt in range(-(-count // 2)) for sample in (0, 1))
-        for row in list(rows)[: min(count, len(graded.texts))]:
-            append_json_line(
-                self.workdir / "completions.jsonl",
-                {
-                    "phase": phase,
-                    "step": step,
-                    "prompt": graded.rollouts.prompts.items[row // group]["question"],
-                    "completion": graded.texts[row],
-                    "reward": float(graded.rewards[row]),
-                    "correct": bool(graded.correct[row]),
-                    "length": int(graded.rollouts.lengths[row]),
-                    "parts": finite_or_none({k: float(v[row]) for k, v in graded.parts.items()}),
-                },
-            )
+        """Keep some samples to read; see `chosen_rows`."""
+        kind = self.setup.config.logging.completions_format
+        records = completion_records(phase, step, graded, count)
+        completions.write(self.workdir, phase, step, records, kind)
 
     def require_finite(
         self, phase: str, step: int, stats: Mapping[str, float], batch: PackedBatch
@@ -86,3 +78,44 @@ class Session:
             f"last good checkpoint in {self.workdir / 'checkpoints' / phase}. Lower optim.lr or "
             "optim.clip_norm, or look at the batch"
         )
+
+
+def completion_records(phase: str, step: int, graded: Graded, count: int) -> list[dict[str, Any]]:
+    """What a reader of samples wants to know of each, as JSON can say it."""
+    rollouts = graded.rollouts
+    group = rollouts.samples_per_prompt
+    ages_R = np.zeros(len(graded.texts), int) if rollouts.staleness is None else rollouts.staleness
+    records = []
+    for row in chosen_rows(len(rollouts.prompts), group, count):
+        item = rollouts.prompts.items[row // group]
+        records.append(
+            {
+                "phase": phase,
+                "step": step,
+                "prompt": item["question"],
+                "completion": graded.texts[row],
+                "reward": float(graded.rewards[row]),
+                "correct": bool(graded.correct[row]),
+                "length": int(rollouts.lengths[row]),
+                "parts": finite_or_none({k: float(v[row]) for k, v in graded.parts.items()}),
+                "prompt_id": int(rollouts.prompts.ids[row // group]),
+                "sample": row % group,
+                "task": item.get("task"),
+                "answer": graded.answers[row],
+                "reference": str(item.get("answer", ""))[:REFERENCE_SHOWN],
+                "valid": bool(graded.valid[row]),
+                "finished": bool(rollouts.finished[row]),
+                "reasoned": bool(graded.reasoned[row]),
+                # The steps that the policy had had when it began the response.
+                "policy": step - int(ages_R[row]),
+            }
+        )
+    return records
+
+
+def chosen_rows(prompts: int, group: int, count: int) -> list[int]:
+    """Two answers to each of the first questions, so that they can be compared; more answers to
+    each where that does not make `count`."""
+    each = min(group, max(2, -(-count // prompts)))
+    rows = (prompt * group + sample for prompt in range(prompts) for sample in range(each))
+    return list(itertools.islice(rows, count))

@@ -20,6 +20,7 @@ OURS = (
     "config.json",
     "metrics.jsonl",
     "completions.jsonl",
+    "completions",
     "summary.json",
     "report.html",
     "checkpoints",
