@@ -22,6 +22,7 @@ from r1jax.types import Rollouts
 
 SLOTS = flags.DEFINE_integer("slots", 0, "responses decoded at once; 0 = the engine's choice")
 CHUNK = flags.DEFINE_integer("chunk", 32, "decoding steps between looks of the host")
+INT8 = flags.DEFINE_bool("int8", False, "weights and caches of eight bits")
 SPECULATE = flags.DEFINE_bool("speculate", False, "look drafts up in the text")
 
 
@@ -31,10 +32,13 @@ def main(_: Any) -> None:
         return
     workload = WORKLOADS[common.WORKLOAD.value]
     module, params = common.make_model(workload)
-    decode_params = rollout.prepare_params(module.config, params)
+    decode_params = rollout.prepare_params(module.config, params, int8=INT8.value)
     sampling = rollout.SamplingParams(max_tokens=workload.response_len, stop_ids=workload.eos_ids)
     config = rollout.RolloutConfig(
-        slots=SLOTS.value, chunk=CHUNK.value, speculate="ngram" if SPECULATE.value else "none"
+        slots=SLOTS.value,
+        chunk=CHUNK.value,
+        speculate="ngram" if SPECULATE.value else "none",
+        int8_cache=INT8.value,
     )
     seconds, runs = [], []
     for step in range(common.STEPS.value):

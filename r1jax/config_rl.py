@@ -98,6 +98,19 @@ def rl_problems(config: "Config") -> list[Problem]:
             "sampling.temperature=0: greedy samples of a prompt are all the same, nothing can be "
             "learned from them; use 1.0",
         ),
+        *_int8_problems(config),
+    ]
+
+
+def _int8_problems(config: "Config") -> list[Problem]:
+    """Eight bits sample from another distribution than the policy's, so somebody must correct."""
+    return [
+        (
+            getattr(config.rollout, name) and config.objective.correction == "none",
+            f"rollout.{name}=True: samples are then not quite the policy's; set "
+            "objective.correction='tis' and objective.correction_high=2.0, or leave it out",
+        )
+        for name in ("int8_weights", "int8_cache")
     ]
 
 

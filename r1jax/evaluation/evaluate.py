@@ -28,7 +28,9 @@ def evaluate(setup: Setup, params: Params) -> dict[str, float]:
 def sample_graded(
     setup: Setup, decode_params: Params, prompts: PromptBatch, *, temperature: float, samples: int
 ) -> Graded:
-    """All prompts, as many responses at a time as a training step has, so that memory is alike."""
+    """All prompts, as many responses at a time as a training step has, so that memory is alike.
+
+    It is the policy itself that is measured: nothing is rounded to eight bits."""
     config = setup.config
     at_once = config.rollout.slots or config.rl.prompts_per_step * config.rl.samples_per_prompt
     in_flight = rollout.dispatch(
@@ -38,7 +40,7 @@ def sample_graded(
         sampling=dataclasses.replace(setup.sampling, temperature=temperature),
         samples_per_prompt=samples,
         seed=config.seed,
-        config=dataclasses.replace(config.rollout, slots=at_once),
+        config=dataclasses.replace(config.rollout, slots=at_once, int8_cache=False),
         decode_text=setup.decode_text,
     )
     judged = submit_finished(setup, in_flight, 0)

@@ -15,6 +15,7 @@ from r1jax.models.config import ModelConfig
 from r1jax.models.norm import rms_norm
 from r1jax.ops import rope
 from r1jax.ops.kv_cache import LayerCache
+from r1jax.ops.linear import linear
 
 # transformers and DeepSeek's own code norm latents with it, whatever rms_norm_eps says.
 _LATENT_EPS = 1e-6
@@ -76,7 +77,7 @@ class LatentAttention(lora.Adaptable):
     def readable(self, cache: LayerCache) -> LayerCache:
         """Values are the latent part of the keys; the rest of a key's output is dropped later,
         because to cut the cache would copy it."""
-        return LayerCache(cache.keys, cache.keys)
+        return LayerCache(cache.keys, cache.keys, cache.key_scales, cache.key_scales)
 
     def merge_cached(self, heads: Float[Array, "B T N C"]) -> Float[Array, "B T D"]:
         latent = heads[..., : self.config.mla.kv_rank]
@@ -84,7 +85,7 @@ class LatentAttention(lora.Adaptable):
         return self.merge(jnp.einsum("btnr,rnv->btnv", latent, values_up))
 
     def merge(self, heads: Float[Array, "B T N V"]) -> Float[Array, "B T D"]:
-        return jnp.einsum("btnv,nvd->btd", heads, self.out.astype(heads.dtype))
+        return linear(heads, self.out, axes=2)
 
     @property
     def _plain_dim(self) -> int:
@@ -94,13 +95,13 @@ class LatentAttention(lora.Adaptable):
         self, x: Float[Array, "B T D"], positions: Int[Array, "B T"]
     ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T R"], Float[Array, "B T 1 r"]]:
         """Queries, latents and the key that heads share, turned by RoPE where they are."""
-        c, mla, dtype = self.config, self.config.mla, x.dtype
+        c, mla = self.config, self.config.mla
         if mla.query_rank:
-            down = rms_norm(x @ self.query_down.astype(dtype), self.query_down_norm, _LATENT_EPS)
-            q = jnp.einsum("btr,rnh->btnh", down, self.query_up.astype(dtype))
+            down = rms_norm(linear(x, self.query_down), self.query_down_norm, _LATENT_EPS)
+            q = linear(down, self.query_up)
         else:
-            q = jnp.einsum("btd,dnh->btnh", x, self.query.astype(dtype))
-        latent, shared = jnp.split(x @ self.kv_down.astype(dtype), [mla.kv_rank], axis=-1)
+            q = linear(x, self.query)
+        latent, shared = jnp.split(linear(x, self.kv_down), [mla.kv_rank], axis=-1)
         latent = rms_norm(latent, self.kv_down_norm, _LATENT_EPS)
         plain, rotated = jnp.split(q, [self._plain_dim], axis=-1)
         inv_freq = rope.frequencies(mla.rope_dim, c.rope_theta, c.rope_scaling)

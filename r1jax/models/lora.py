@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Array
 
 from r1jax.errors import UserError
+from r1jax.ops import quant
 from r1jax.types import Params
 
 # Projections that can have an adapter: how many axes of a kernel are inputs, and how many there are
@@ -45,11 +46,14 @@ A, B = "_lora_a", "_lora_b"
 
 
 class Adaptable(nn.Module):
-    """A module whose kernels come with their adapters added, where the parameters hold any."""
+    """A module whose kernels come with their adapters added, or their scales, where the parameters
+    hold any."""
 
     @nn.nowrap
     def param(self, name: str, *args: Any, **kwargs: Any) -> Any:
         kernel = super().param(name, *args, **kwargs)
+        if self.has_variable("params", name + quant.SCALE):
+            return quant.Quantized(kernel, self.get_variable("params", name + quant.SCALE))
         if name not in TARGETS or not self.has_variable("params", name + A):
             return kernel
         return _add(kernel, *(self.get_variable("params", name + end) for end in (A, B)))

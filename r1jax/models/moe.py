@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from r1jax.mesh import fitting_spec
 from r1jax.models.config import ModelConfig, MoeConfig
-from r1jax.ops.linear import linear
+from r1jax.ops.linear import Kernel, linear
 from r1jax.types import Params
 
 
@@ -69,10 +69,11 @@ class Moe(nn.Module):
 
 def gated_mlp(
     x: Float[Array, "B T D"],
-    gate: Float[Array, "D F"],
-    up: Float[Array, "D F"],
-    down: Float[Array, "F D"],
+    gate: Kernel,
+    up: Kernel,
+    down: Kernel,
 ) -> Float[Array, "B T D"]:
+    """Kernels [D, F], [D, F] and [F, D]."""
     return linear(jax.nn.silu(linear(x, gate)) * linear(x, up), down)
 
 

@@ -7,7 +7,6 @@ into a list of layers once per policy version, because slicing a stack inside th
 """
 
 import dataclasses
-import functools
 import operator
 from collections.abc import Mapping
 from typing import Any, cast
@@ -25,9 +24,11 @@ from r1jax.models.grouped import Attention
 from r1jax.models.latent import LatentAttention
 from r1jax.models.moe import Moe, Routing, gated_mlp
 from r1jax.models.norm import rms_norm
+from r1jax.models.quantized import quantize_kernels
 from r1jax.ops import attention
-from r1jax.ops.kv_cache import Caches, LayerCache, grow, write
+from r1jax.ops.kv_cache import Caches, LayerCache, grow, quantized, write
 from r1jax.ops.logprobs import compute_logits
+from r1jax.ops.quant import SCALE
 from r1jax.types import Params
 
 _INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=-2, out_axis=-1)
@@ -55,7 +56,7 @@ class Block(lora.Adaptable):
     ) -> tuple[Float[Array, "B T D"], Routing | None]:
         if self.sparse:
             return self.moe(x, counted)
-        return gated_mlp(x, *(w.astype(x.dtype) for w in (self.gate, self.up, self.down))), None
+        return gated_mlp(x, self.gate, self.up, self.down), None
 
     def finish(
         self, x: Float[Array, "B T D"], attended: Float[Array, "B T D"], counted: Bool[Array, "B T"]
@@ -317,22 +318,28 @@ def embed(
     return constrain(x, "batch", None, None)
 
 
-def prepare_decode_params(config: ModelConfig, params: Params) -> dict[str, Any]:
+def prepare_decode_params(
+    config: ModelConfig, params: Params, *, int8: bool = False
+) -> dict[str, Any]:
     """Parameters as decoding wants them: compute dtype, layers as a list.
 
-    The head, routers and the scales of norms stay float32: training uses these as they are. Run it
-    under jit once per policy version.
+    The head, routers and the scales of norms stay float32: training uses these as they are. With
+    `int8` the layers' projections have eight bits (`models.quantized`). Run it under jit once per
+    policy version.
     """
 
     def cast(path: tuple[Any, ...], leaf: Array) -> Array:
-        as_it_is = path[-1].key.endswith("norm") or path[-1].key.startswith("router")
-        return leaf if as_it_is else leaf.astype(config.compute_dtype)
+        name = path[-1].key
+        as_it_is = name.endswith(("norm", SCALE)) or name.startswith("router")
+        return leaf if as_it_is or leaf.dtype == jnp.int8 else leaf.astype(config.compute_dtype)
 
-    cast_tree = functools.partial(jax.tree_util.tree_map_with_path, cast)
+    def ready(layer: Params) -> Any:
+        return jax.tree_util.tree_map_with_path(cast, quantize_kernels(layer) if int8 else layer)
 
     def layers_of(stack: Stack) -> list[Any]:
-        block = cast_tree(params[stack.name]["block"])
-        return [jax.tree.map(operator.itemgetter(layer), block) for layer in range(stack.length)]
+        block = params[stack.name]["block"]
+        layers = range(stack.length)
+        return [ready(jax.tree.map(operator.itemgetter(layer), block)) for layer in layers]
 
     params = lora.merge(params)
     return {
@@ -340,23 +347,33 @@ def prepare_decode_params(config: ModelConfig, params: Params) -> dict[str, Any]
         "head": head_kernel(config, params).astype(jnp.float32),
         "final_norm": params["final_norm"],
         "layers": [layer for stack in config.stacks for layer in layers_of(stack)],
-        **({"mtp": cast_tree(params["mtp"])} if config.mtp else {}),
+        **({"mtp": ready(params["mtp"])} if config.mtp else {}),
     }
 
 
 def pinned(caches: Caches) -> Caches:
     """Rows over the batch axes of the mesh, heads over `tensor`."""
-    return jax.tree.map(lambda leaf: constrain(leaf, "batch", "kv_heads", None, None), caches)
+
+    def pin(leaf: Array) -> Array:
+        return constrain(leaf, "batch", "kv_heads", *[None] * (leaf.ndim - 2))
+
+    return jax.tree.map(pin, caches)
 
 
-def empty_caches(config: ModelConfig, rows: int, slots: int, more: int = 0) -> Caches:
+def empty_caches(
+    config: ModelConfig, rows: int, slots: int, *, more: int = 0, int8: bool = False
+) -> Caches:
     """One for each layer, and for so many more of their kind."""
     heads, key, value = config.cache_dims
 
     def zeros(size: int) -> Array:
         return jnp.zeros((rows, heads, slots, size), config.compute_dtype)
 
-    return pinned([LayerCache(zeros(key), zeros(value)) for _ in range(config.layers + more)])
+    def empty() -> LayerCache:
+        cache = LayerCache(zeros(key), zeros(value))
+        return quantized(cache) if int8 else cache
+
+    return pinned([empty() for _ in range(config.layers + more)])
 
 
 def extend(

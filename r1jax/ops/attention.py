@@ -155,7 +155,7 @@ def attend_cache(
     visible = own[None, None] <= places_RC[:, :, None]
     if window is not None:
         visible &= own[None, None] > places_RC[:, :, None] - window
-    blocks = [(score(suffix.keys, visible), suffix.values)]
+    blocks = [(score(suffix, visible), suffix)]
     if prefix is not None:
         read = jnp.arange(prefix.keys.shape[2])
         visible = read[None, None] < prefix_lengths_R[:, None, None]
@@ -163,19 +163,32 @@ def attend_cache(
             positions_RC = prefix_lengths_R[:, None] + places_RC
             visible &= read[None, None] > positions_RC[:, :, None] - window
         visible = jnp.broadcast_to(visible, (rows, count, read.size))
-        blocks.append((score(prefix.keys, visible), prefix.values))
-    out = _mix(blocks).astype(suffix.values.dtype)
+        blocks.append((score(prefix, visible), prefix))
+    out = _mix(blocks, q.dtype).astype(q.dtype)
     return jnp.transpose(out, (0, 3, 1, 2, 4)).reshape(rows, count, heads, out.shape[-1])
 
 
 def _scores(
     q_RKgCH: Float[Array, "R K g C H"],
-    keys_UKSH: Float[Array, "U K S H"],
+    cache: LayerCache,
     visible_RCS: Bool[Array, "R C S"],
 ) -> Float[Array, "R K g C S"]:
     """Masked scores; the R / U rows that share keys make one product with them."""
-    scores = _by_unit(q_RKgCH, keys_UKSH, "ukmh,uksh->ukms")
+    scores = _by_unit(q_RKgCH, cache.keys, "ukmh,uksh->ukms")
+    scores = _scaled(scores, cache.key_scales)
     return jnp.where(visible_RCS[:, None, None], scores, jnp.float32(MASKED))
+
+
+def _scaled(
+    x_RKgCS: Float[Array, "R K g C S"], scales_UKS: Float[Array, "U K S"] | None
+) -> Float[Array, "R K g C S"]:
+    """Every token's numbers times its scale, which the rows of a unit share."""
+    if scales_UKS is None:
+        return x_RKgCS
+    rows, kv_heads, *_, places = x_RKgCS.shape
+    units = len(scales_UKS)
+    by_unit = x_RKgCS.reshape(units, rows // units, kv_heads, -1, places)
+    return (by_unit * scales_UKS[:, None, :, None]).reshape(x_RKgCS.shape)
 
 
 def _by_unit(x_RKgC: Array, cache_UKSH: Array, product: str) -> Array:
@@ -184,22 +197,25 @@ def _by_unit(x_RKgC: Array, cache_UKSH: Array, product: str) -> Array:
     units = cache_UKSH.shape[0]
     x = x_RKgC.reshape(units, rows // units, kv_heads, group * count, inner)
     x = jnp.swapaxes(x, 1, 2).reshape(units, kv_heads, -1, inner)
-    out = jnp.einsum(product, x, cache_UKSH, preferred_element_type=jnp.float32)
+    # Of a cache of int8, what the product reads is made a float on the way.
+    cache = cache_UKSH.astype(x.dtype)
+    out = jnp.einsum(product, x, cache, preferred_element_type=jnp.float32)
     out = out.reshape(units, kv_heads, rows // units, group * count, out.shape[-1])
     return jnp.swapaxes(out, 1, 2).reshape(rows, kv_heads, group, count, out.shape[-1])
 
 
-def _mix(blocks: Sequence[tuple[Array, Array]]) -> Float[Array, "R K g C H"]:
-    """One softmax over all blocks of (scores, values), without laying them side by side.
+def _mix(blocks: Sequence[tuple[Array, LayerCache]], dtype: jnp.dtype) -> Float[Array, "R K g C H"]:
+    """One softmax over all blocks of scores, without laying them side by side.
 
-    Weights are rounded to the values' type before they are normalised, as `attend` does it.
+    Weights are rounded to the model's type before they are normalised, as `attend` does it.
     """
     highest = functools.reduce(
         jnp.maximum, [jnp.max(scores, axis=-1, keepdims=True) for scores, _ in blocks]
     )
     out, total = jnp.float32(0), jnp.float32(0)
-    for scores, values in blocks:
+    for scores, cache in blocks:
         weights = jnp.exp(scores - highest)
         total += jnp.sum(weights, axis=-1, keepdims=True)
-        out += _by_unit(weights.astype(values.dtype), values, "ukms,uksh->ukmh")
+        weights = _scaled(weights, cache.value_scales).astype(dtype)
+        out += _by_unit(weights, cache.values, "ukms,uksh->ukmh")
     return out / total

@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 from r1jax.mesh import constrain
 from r1jax.models import transformer
 from r1jax.models.config import ModelConfig
-from r1jax.ops.kv_cache import Caches, LayerCache, copy_row, grow, take_rows
+from r1jax.ops.kv_cache import Caches, LayerCache, copy_row, grow, quantized, take_rows
 from r1jax.ops.logprobs import compute_logits
 from r1jax.ops.sampling import SamplingArrays, plain_logp, sample, uniforms
 from r1jax.rollout import speculative
@@ -55,9 +55,10 @@ def pinned(tree: Any) -> Any:
     return jax.tree.map(pin, tree, is_leaf=lambda leaf: isinstance(leaf, LayerCache))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def prepare_params(config: ModelConfig, params: Any) -> dict[str, Any]:
-    return transformer.prepare_decode_params(config, params)
+@functools.partial(jax.jit, static_argnums=0, static_argnames="int8")
+def prepare_params(config: ModelConfig, params: Any, *, int8: bool = False) -> dict[str, Any]:
+    """Once per policy version. `int8`: the layers' projections, `RolloutConfig.int8_weights`."""
+    return transformer.prepare_decode_params(config, params, int8=int8)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), static_argnames="variant")
@@ -83,7 +84,8 @@ def empty_bank(
 
 def empty_caches(config: ModelConfig, variant: Variant, rows: int, room: int) -> Caches:
     """Of the model's layers and, where it drafts, of the MTP module."""
-    return transformer.empty_caches(config, rows, room, more=int(variant.speculate == "mtp"))
+    more = int(variant.speculate == "mtp")
+    return transformer.empty_caches(config, rows, room, more=more, int8=variant.int8_cache)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="variant")
@@ -163,6 +165,9 @@ def read_prompts(
     if variant.speculate == "mtp":
         own = speculative.prefill_mtp(config, decode_params, hidden, tokens_PS, lengths_P)
         caches = [*caches, own]
+
+    if variant.int8_cache:
+        caches = [quantized(cache) for cache in caches]
 
     def first(of_P: Waiting) -> Sampled:
         uniform = uniforms(jax.random.wrap_key_data(of_P.keys), of_P.starts)

@@ -42,7 +42,7 @@ def generate(
     """
     rollout = dispatch(
         module,
-        decode.prepare_params(module.config, params),
+        decode.prepare_params(module.config, params, int8=config.int8_weights),
         as_prompt_batch(prompts),
         sampling=sampling,
         samples_per_prompt=samples_per_prompt,

@@ -18,7 +18,7 @@ from r1jax.rollout.state import Variant
 
 @dataclasses.dataclass(frozen=True)
 class RolloutConfig:
-    """How responses are decoded. Changes memory and speed, never a response."""
+    """How responses are decoded. Changes memory and speed, never a response, but for int8."""
 
     slots: int = 0  # responses decoded at once; 0 = `choose_slots`
     chunk: int = 32  # decoding steps between two looks from the host
@@ -31,20 +31,23 @@ class RolloutConfig:
     speculate: Literal["none", "ngram", "mtp"] = "none"  # who drafts: `rollout.speculative`
     draft_tokens: int = 4  # drafted and checked by one step
     ngram: int = 3  # tokens that must occur again for what followed them to be drafted
+    # Rounded to eight bits, so that the sampler is not quite the policy: `objective.correction`.
+    int8_weights: bool = False  # projections of the layers: `rollout.prepare_params(int8=)`
+    int8_cache: bool = False  # keys and values
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             least = 0 if field.name in ("slots", "room") else 1
-            if isinstance(value, int) and value < least:
+            if isinstance(value, int) and not isinstance(value, bool) and value < least:
                 raise ValueError(f"rollout.{field.name}={value}: must be {least} or more")
 
     @property
     def variant(self) -> Variant:
         if self.speculate == "none":
-            return Variant()
+            return Variant(int8_cache=self.int8_cache)
         ngram = self.ngram if self.speculate == "ngram" else 0
-        return Variant(self.speculate, self.draft_tokens, ngram)
+        return Variant(self.speculate, self.draft_tokens, ngram, int8_cache=self.int8_cache)
 
 
 @dataclasses.dataclass(frozen=True)

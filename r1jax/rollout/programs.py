@@ -167,7 +167,8 @@ class Programs:
     def warm_up(self) -> None:
         """Compile the decoding programs of a plan at its first use, so that no later rollout meets
         one it has not seen: which ones a rollout needs depends on how long its responses get."""
-        seen = (self.model, self.plan, jax.sharding.get_mesh())
+        of_params = jax.tree.structure(self.decode_params)
+        seen = (self.model, self.plan, of_params, jax.sharding.get_mesh())
         if seen in _SEEN:
             return
         planning.require_memory(

@@ -19,6 +19,7 @@ class Variant:
     draft_tokens: int = 0  # checked by one step
     ngram: int = 0  # tokens that must occur again to be followed
     plain_logp: bool = False  # `SamplingParams.return_logp`
+    int8_cache: bool = False
 
 
 class Outputs(NamedTuple):

@@ -105,7 +105,7 @@ def sample_groups(
     config, rl = setup.config, setup.config.rl
     return rollout.generate_groups(
         setup.module,
-        rollout.prepare_params(setup.module.config, policy),
+        rollout.prepare_params(setup.module.config, policy, int8=config.rollout.int8_weights),
         stream,
         accept,
         want=rl.prompts_per_step,

@@ -56,7 +56,7 @@ def draw_all(
 def start_rollout(setup: Setup, params: Params, prompts: Any, step: int) -> rollout.InFlight:
     return rollout.dispatch(
         setup.module,
-        rollout.prepare_params(setup.module.config, params),
+        rollout.prepare_params(setup.module.config, params, int8=setup.config.rollout.int8_weights),
         prompts,
         sampling=setup.sampling_at(step),
         samples_per_prompt=setup.config.rl.samples_per_prompt,

@@ -58,14 +58,13 @@ def placed(mesh, tree):
 
     def place(leaf):
         if isinstance(leaf, LayerCache):
-            logical = ("batch", "kv_heads", None, None)
-            return LayerCache(
-                *(
-                    shape(x, NamedSharding(mesh, mesh_lib.fitting_spec(mesh, x.shape, logical)))
-                    for x in leaf
-                )
-            )
+            return jax.tree.map(place_cache, leaf)
         return shape(leaf, whole)
+
+    def place_cache(leaf):
+        logical = ("batch", "kv_heads", None, None)[: leaf.ndim]
+        spec = mesh_lib.fitting_spec(mesh, leaf.shape, logical)
+        return shape(leaf, NamedSharding(mesh, spec))
 
     def shape(leaf, sharding):
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
@@ -73,19 +72,20 @@ def placed(mesh, tree):
     return jax.tree.map(place, tree, is_leaf=lambda leaf: isinstance(leaf, LayerCache))
 
 
-def compile_decode(slice_name, unit):
+def compile_decode(slice_name, unit, *, int8=False):
+    variant = decode.Variant(int8_cache=int8)
     mesh = make_topology_mesh(slice_name, SLICES[slice_name])
     module = models.Transformer(CONFIG)
     params = jax.eval_shape(functools.partial(init_params, module), 0)
-    params = jax.eval_shape(functools.partial(decode.prepare_params, CONFIG), params)
+    params = jax.eval_shape(functools.partial(decode.prepare_params, CONFIG, int8=int8), params)
     scalar = functools.partial(jax.ShapeDtypeStruct, ())
     loop = jax.eval_shape(
         lambda: decode.empty_loop(
-            decode.empty_slots(CONFIG, SLOTS, SLOTS // unit, PROMPT, ROOM),
+            decode.empty_slots(CONFIG, SLOTS, SLOTS // unit, PROMPT, ROOM, variant=variant),
             decode.empty_outputs(4 * SLOTS, ROOM),
         )
     )
-    bank = jax.eval_shape(lambda: decode.empty_bank(CONFIG, 32, SAMPLES, PROMPT))
+    bank = jax.eval_shape(lambda: decode.empty_bank(CONFIG, 32, SAMPLES, PROMPT, variant=variant))
     sampling = SamplingArrays.of(SamplingParams(), CONFIG.vocab_size)
     numbers = {"units": scalar(jnp.int32), "more": scalar(jnp.bool_), "chunk": scalar(jnp.int32)}
     with mesh_lib.use(mesh):
@@ -93,14 +93,17 @@ def compile_decode(slice_name, unit):
             CONFIG,
             *placed(mesh, (params, loop, bank, sampling)),
             **placed(mesh, numbers),
+            variant=variant,
         )
         return lowered.compile(), loop
 
 
+@pytest.mark.parametrize("int8", [False, True], ids=["bfloat16", "int8"])
 @pytest.mark.parametrize("unit", [1, SAMPLES], ids=["a copy each", "shared prompts"])
 @pytest.mark.parametrize("slice_name", SLICES)
-def test_decoding_copies_no_cache(slice_name, unit):
-    compiled, loop = compile_decode(slice_name, unit)
+def test_decoding_copies_no_cache(slice_name, unit, int8):
+    """Nor does it make floats of caches or weights of int8: there is no room for them."""
+    compiled, loop = compile_decode(slice_name, unit, int8=int8)
     memory = compiled.memory_analysis()
     devices = math.prod(SLICES[slice_name])
     caches = count_bytes([*loop.slots.prefix, *loop.slots.suffix]) // devices
@@ -111,5 +114,8 @@ def test_decoding_copies_no_cache(slice_name, unit):
     *by_rows, by_heads = SLICES[slice_name]
     shape = f"{rows // math.prod(by_rows)},{heads // by_heads},{room},{size}"
     hlo = compiled.as_text()
-    assert f"bf16[{shape}]" in hlo
-    assert not re.search(rf"bf16\[{shape}\]\S* copy\(", hlo)
+    assert f"{'s8' if int8 else 'bf16'}[{shape}]" in hlo
+    # The root of a computation is a fusion's: there a copy is another view of the same bytes.
+    assert not re.search(rf"\n  %\S+ = (bf16|s8|f32)\[{shape}\]\S* copy\(", hlo)
+    carried = [line.split(" while(")[0] for line in hlo.splitlines() if " while(" in line]
+    assert not int8 or not any(f"bf16[{shape}]" in line for line in carried)

@@ -16,7 +16,6 @@ from r1jax.errors import UserError
 from r1jax.models import mtp, transformer
 from r1jax.models.axes import logical_axes
 from r1jax.models.hf import files
-from r1jax.ops.kv_cache import LayerCache
 
 CHANGES = {**VARIANTS["deepseek"], "mtp": True, "tied_head": False}
 
@@ -110,11 +109,11 @@ def test_drafts_are_those_of_the_training_path():
     draft, cache = jax.jit(mtp.mtp_prefill, static_argnums=0)(
         config, decode_params, hidden[:, :5], targets[:, :5], lengths
     )
-    assert [leaf.shape for leaf in cache] == [(3, 1, 5, 16), (3, 1, 5, 0)]
+    assert [leaf.shape for leaf in jax.tree.leaves(cache)] == [(3, 1, 5, 16), (3, 1, 5, 0)]
     rows = jnp.arange(3)
     np.testing.assert_allclose(draft, wanted[rows, lengths - 1], atol=1e-5)
     room = ((0, 0), (0, 0), (0, 5), (0, 0))
-    cache = LayerCache(*(jnp.pad(leaf, room) for leaf in cache))
+    cache = jax.tree.map(lambda leaf: jnp.pad(leaf, room), cache)
     step = jax.jit(mtp.mtp_extend, static_argnums=0)
     nothing = jnp.zeros_like(lengths)
     for offset in (0, 2, 3):  # two places at once, then one, then two

@@ -209,7 +209,7 @@ def test_latent_attention_caches_the_latent_alone():
     )
     assert len(caches) == config.layers
     for cache in caches:
-        sizes = [leaf.size * leaf.dtype.itemsize for leaf in cache]
+        sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache)]
         assert sizes == [3 * 7 * 576 * 2, 0]
 
 

@@ -9,6 +9,7 @@ from helpers import counted_compiles, make_tiny
 
 from r1jax import mesh as mesh_lib
 from r1jax.models.axes import logical_axes
+from r1jax.models.config import MlaConfig
 from r1jax.rollout import RolloutConfig, SamplingParams, generate
 
 SAMPLING = SamplingParams(max_tokens=9, stop_ids=(0, 3))
@@ -24,6 +25,22 @@ WAYS = {
     "few slots": RolloutConfig(slots=8, share_prompts="never", chunk=3, tail_from=1),
     "shared prompts": RolloutConfig(share_prompts="always", chunk=4),
     "prompts in waves": RolloutConfig(bank_tokens=64, share_prompts="never", chunk=5),
+    "drafts": RolloutConfig(speculate="ngram", ngram=1, draft_tokens=2, slots=8, chunk=3),
+}
+# Ways whose responses are others, or whose model is: each is held to itself on one device.
+DEEPSEEK = {
+    "heads": 8,
+    "kv_heads": 8,
+    "head_dim": 10,
+    "mla": MlaConfig(kv_rank=12, query_rank=6, rope_dim=4, value_dim=5),
+    "mtp": True,
+    "tied_head": False,
+}
+INT8 = {"int8_weights": True, "int8_cache": True, "share_prompts": "never"}
+OWN_WAYS = {
+    "int8": ({}, RolloutConfig(**INT8)),
+    "int8, latent attention": (DEEPSEEK, RolloutConfig(**INT8)),
+    "mtp": (DEEPSEEK, RolloutConfig(speculate="mtp", draft_tokens=2, slots=8)),
 }
 
 
@@ -51,8 +68,8 @@ def split(mesh, params):
 
 OTHERS = [
     pytest.param(name, "few slots", marks=pytest.mark.slow) for name in MESHES if name != "all"
-]
-CASES = [*(("all", way) for way in WAYS), *OTHERS]
+] + [pytest.param(name, "drafts", marks=pytest.mark.slow) for name in ("data", "all")]
+CASES = [*(("all", way) for way in WAYS if way != "drafts"), *OTHERS]
 
 
 @pytest.mark.parametrize(("name", "way"), CASES)
@@ -64,6 +81,19 @@ def test_eight_devices_give_the_responses_of_one(name, way):
         got = sample(module, split(mesh, params), WAYS[way])
     for field in ("tokens", "lengths", "finished"):
         np.testing.assert_array_equal(getattr(got, field), getattr(wanted, field))
+    np.testing.assert_allclose(got.logp, wanted.logp, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", OWN_WAYS)
+def test_eight_devices_give_what_one_gives_of_int8_and_with_the_models_own_drafts(way):
+    model, config = OWN_WAYS[way]
+    module, params = make_tiny(**model)
+    wanted = sample(module, params, config)
+    mesh = mesh_lib.make_mesh(**MESHES["all"])
+    with mesh_lib.use(mesh):
+        got = sample(module, split(mesh, params), config)
+    np.testing.assert_array_equal(got.tokens, wanted.tokens)
     np.testing.assert_allclose(got.logp, wanted.logp, atol=1e-5)
 
 
