@@ -35,7 +35,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["r1jax", "r1jax.*"]),
-    package_data={"r1jax": ["py.typed"]},
+    package_data={"r1jax": ["py.typed", "monitor/rollouts.*s"]},
     install_requires=CORE,
     extras_require={
         "test": TEST,

@@ -306,8 +306,13 @@ def text(x: float, y: float, content: str, classes: str) -> str:
 
 
 def clean(content: str) -> str:
-    """Escaped; control characters and lone surrogates, which HTML and XML cannot hold, replaced."""
-    return html.escape(re.sub(UNPRINTABLE, "\ufffd", content))
+    """Escaped and `printable`."""
+    return html.escape(printable(content))
+
+
+def printable(content: str) -> str:
+    """Control characters and lone surrogates, which HTML and XML cannot hold, replaced."""
+    return re.sub(UNPRINTABLE, "\ufffd", content)
 
 
 def text_width(content: str, font: float = FONT) -> float:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from r1jax.errors import UserError
-from r1jax.monitor.jsonl import json_lines
+from r1jax.monitor.records import json_lines
 
 Record = dict[str, Any]
 

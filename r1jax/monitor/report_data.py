@@ -6,17 +6,17 @@ import math
 import pathlib
 from array import array
 from collections import Counter, deque
-from collections.abc import Mapping
-from typing import Any, TypeGuard
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
 from r1jax.errors import UserError
-from r1jax.monitor import doctor
+from r1jax.monitor import completions, doctor
 from r1jax.monitor.doctor import Finding
-from r1jax.monitor.jsonl import json_lines
+from r1jax.monitor.records import is_number, is_step, json_lines, shorten
+from r1jax.monitor.rollouts import Rollouts
 
-TEXT_LIMIT = 1500  # characters kept of a prompt or completion
 LARGEST = 1e100  # beyond it a number is taken for a broken one
 SAMPLED_STEPS = 8  # logged steps of completions kept from either end of a run
 SAMPLES_PER_STEP = 32
@@ -57,6 +57,7 @@ class Run:
     phases: Mapping[str, Table]
     early: tuple[Sample, ...]
     late: tuple[Sample, ...]
+    rollouts: Rollouts
     problems: tuple[str, ...]
     findings: tuple[Finding, ...] = ()
 
@@ -122,10 +123,13 @@ def read_run(workdir: pathlib.Path) -> Run:
         raise UserError(f"{path}: no metrics in it yet; try again when the run has logged a step")
     config = read_object(workdir / "config.json", problems)
     summary = read_object(workdir / "summary.json", problems)
-    early, late = read_samples(workdir / "completions.jsonl", problems)
+    rollouts = Rollouts()
+    early, late = read_samples(rollouts.watch(completions.read(workdir, problems)))
+    if not rollouts.records:
+        problems.append(f"there is no {completions.LINES}")
     name = config.get("name") or workdir.resolve().name
     findings = doctor.examine(read_rows(workdir))
-    return Run(str(name), config, summary, phases, early, late, tuple(problems), findings)
+    return Run(str(name), config, summary, phases, early, late, rollouts, tuple(problems), findings)
 
 
 def read_rows(workdir: pathlib.Path, phase: str = "rl") -> list[dict[str, Any]]:
@@ -196,15 +200,12 @@ def make_table(rows: list[int], columns: Mapping[str, array]) -> Table:
 
 
 def read_samples(
-    path: pathlib.Path, problems: list[str]
+    records: Iterable[Mapping[str, Any]],
 ) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
     """Completions of the first and the last quarter of the logged steps."""
-    if not path.is_file():
-        problems.append("there is no completions.jsonl")
-        return (), ()
     first: dict[int, list[Sample]] = {}
     last: deque[tuple[int, list[Sample]]] = deque(maxlen=SAMPLED_STEPS)
-    for record in json_lines(path, problems):
+    for record in records:
         sample = make_sample(record)
         if sample is None:
             continue
@@ -257,28 +258,6 @@ def read_object(path: pathlib.Path, problems: list[str]) -> dict[str, Any]:
         problems.append(f"{path.name} could not be read")
         return {}
     return value
-
-
-def is_step(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
-
-
-def is_number(value: Any) -> TypeGuard[float]:
-    """A finite number that fits a float; JSON has true, NaN and endless digits too."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    try:
-        return math.isfinite(float(value))
-    except OverflowError:
-        return False
-
-
-def shorten(text: str, limit: int = TEXT_LIMIT) -> str:
-    """Head and tail, where the reasoning begins and the answer stands."""
-    if len(text) <= limit:
-        return text
-    head, tail = text[: limit * 2 // 3], text[-limit // 3 :]
-    return f"{head}\n[… {len(text) - limit:,} characters left out …]\n{tail}"
 
 
 def count_equal(samples: list[Sample]) -> list[tuple[Sample, int]]:

@@ -10,10 +10,12 @@ import numpy as np
 
 import r1jax
 from r1jax.monitor import report_charts as plans
+from r1jax.monitor import rollouts
 from r1jax.monitor.charts import clean, dumbbells
 from r1jax.monitor.doctor import Finding
+from r1jax.monitor.records import is_number
 from r1jax.monitor.report_charts import Figure, Plan
-from r1jax.monitor.report_data import Run, is_number
+from r1jax.monitor.report_data import Run
 from r1jax.monitor.report_samples import samples_html
 from r1jax.monitor.report_style import CHART_CSS, LAYOUT_CSS, SCRIPT
 from r1jax.monitor.report_verdict import (
@@ -54,6 +56,7 @@ def page_html(run: Run) -> str:
         _section(
             "Samples, early and late", samples_html(run.early, run.late) or _none("completions")
         ),
+        _section("Rollout browser", rollouts.browser_html(run.rollouts)) if run.early else "",
         _section(
             "Health of the training",
             _findings(run.findings) + _figures(run, plans.HEALTH, _other_losses(run)),
@@ -64,15 +67,16 @@ def page_html(run: Run) -> str:
         _foot(run, hero is None),
     ]
     # Only this very script may run, whatever a completion contains, and nothing may be fetched.
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    script = SCRIPT + rollouts.SCRIPT
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{clean(run.name)} · r1jax report</title>"
-        f"<style>{CHART_CSS}{LAYOUT_CSS}</style></head>\n"
-        f"<body><main>{''.join(body)}</main>\n<script>{SCRIPT}</script></body></html>\n"
+        f"<style>{CHART_CSS}{LAYOUT_CSS}{rollouts.CSS}</style></head>\n"
+        f"<body><main>{''.join(body)}</main>\n<script>{script}</script></body></html>\n"
     )
 
 

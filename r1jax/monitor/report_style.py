@@ -51,10 +51,10 @@ DASH_CSS = "".join(
 
 LIGHT_COLOURS = """--page:#f6f7f9;--card:#fff;--text:#171b22;--soft:#59616e;--grid:#e7eaee;
 --axis:#b3bac4;--edge:#e1e5ea;--tint:#f1f3f6;--good:#00694a;--goodbg:#e2f4ec;--bad:#9c3d00;--badbg:#fdeadd;
---unsure:#4b5563;--unsurebg:#eceff3;--mark:#fff3c9"""
+--unsure:#4b5563;--unsurebg:#eceff3;--mark:#fff3c9;--focus:#0072b2"""
 DARK_COLOURS = """--page:#0f1216;--card:#171b21;--text:#e8ebf0;--soft:#a2abb8;--grid:#272d36;
 --axis:#4b5563;--edge:#282f39;--tint:#1e242c;--good:#5fdcb2;--goodbg:#11342a;--bad:#ffb083;--badbg:#40240f;
---unsure:#c3cad4;--unsurebg:#29303a;--mark:#4a3f14"""
+--unsure:#c3cad4;--unsurebg:#29303a;--mark:#4a3f14;--focus:#5cb3ee"""
 
 CHART_CSS = (
     f":root{{{LIGHT_COLOURS}}}{SHAPES_CSS}{series_css(LIGHT)}{DASH_CSS}"

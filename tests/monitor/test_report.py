@@ -15,6 +15,7 @@ import pytest
 
 from r1jax.errors import UserError
 from r1jax.monitor import report_data, report_samples, report_verdict
+from r1jax.monitor.records import json_lines
 from r1jax.monitor.report import write_figure, write_report
 from r1jax.monitor.report_charts import LEARNING, OTHERS
 from r1jax.monitor.report_data import Run, Sample, read_run
@@ -494,11 +495,11 @@ def make_sample(step: int, prompt: str, completion: str = "a") -> Sample:
 
 def test_early_and_late_are_the_quarters_of_a_run(tmp_path: pathlib.Path) -> None:
     write_lines(tmp_path / "c.jsonl", [sample_record(step) for step in range(0, 100, 10)])
-    early, late = report_data.read_samples(tmp_path / "c.jsonl", [])
+    early, late = report_data.read_samples(json_lines(tmp_path / "c.jsonl", []))
     assert [sample.step for sample in early] == [0, 10, 20]
     assert [sample.step for sample in late] == [90, 80, 70]
     write_lines(tmp_path / "c.jsonl", [sample_record(0), sample_record(0)])
-    early, late = report_data.read_samples(tmp_path / "c.jsonl", [])
+    early, late = report_data.read_samples(json_lines(tmp_path / "c.jsonl", []))
     assert (len(early), late) == (2, ())
 
 
