@@ -30,7 +30,7 @@ from r1jax.types import Graded, PackedBatch, PromptBatch, Rollouts, TrainState
 TOKENS_PER_DEVICE = flags.DEFINE_integer("tokens_per_device", 0, "of a micro-batch; 0 = default")
 ROW_LENGTH = flags.DEFINE_integer("row_length", 0, "config.batch.row_length")
 SHARE_PROMPTS = flags.DEFINE_bool("share_prompts", None, "config.batch.share_prompts")
-REMAT = flags.DEFINE_string("remat", "none", "config.model.remat")
+REMAT = flags.DEFINE_string("remat", "dots", "config.model.remat")
 
 
 def make_config(workload: Workload) -> Config:

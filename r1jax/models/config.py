@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from r1jax.ops.attention import BACKENDS
 from r1jax.ops.rope import UNSCALED, RopeScaling
 
 
@@ -95,7 +96,7 @@ class ModelConfig:
     qkv_bias: bool = False
     tied_head: bool = True
     dtype: str = "float32"
-    remat: str = "none"
+    remat: str = "dots"  # what a layer keeps for its backward pass: models/remat.py
     attention: str = "xla"
     moe: MoeConfig = MoeConfig()
     mla: MlaConfig = MlaConfig()
@@ -112,6 +113,9 @@ class ModelConfig:
             raise ValueError(f"model.dtype={self.dtype!r}: must be 'float32' or 'bfloat16'")
         if self.remat not in ("none", "full", "dots"):
             raise ValueError(f"model.remat={self.remat!r}: must be 'none', 'full' or 'dots'")
+        if self.attention not in BACKENDS:
+            known = ", ".join(repr(name) for name in BACKENDS)
+            raise ValueError(f"model.attention={self.attention!r}: must be one of {known}")
         if not set(self.moe.dense_layers) <= set(range(self.layers)):
             raise ValueError(
                 f"model.moe.dense_layers={self.moe.dense_layers}: must be some of the "

@@ -14,7 +14,6 @@ from typing import Any, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from r1jax.mesh import constrain
@@ -25,6 +24,7 @@ from r1jax.models.latent import LatentAttention
 from r1jax.models.moe import Moe, Routing, gated_mlp
 from r1jax.models.norm import rms_norm
 from r1jax.models.quantized import quantize_kernels
+from r1jax.models.remat import remat
 from r1jax.ops import attention
 from r1jax.ops.kv_cache import Caches, LayerCache, grow, quantized, write
 from r1jax.ops.logprobs import compute_logits
@@ -82,6 +82,7 @@ class Block(lora.Adaptable):
             prefix_ids_BT=prefix_ids,
             positions_BT=positions,
             window=window,
+            windows=self.config.layer_windows,
             scale=self.attention.scale,
             backend=self.config.attention,
         )
@@ -134,17 +135,6 @@ class _ScanBlock(nn.Module):
         block = Block(self.config, self.sparse, name="block")
         x, _, routing = block(x, positions, segment_ids, window, prefix_ids)
         return x, routing
-
-
-def _remat(block: Any, remat: str, *, scanned: bool) -> Any:
-    if remat == "none":
-        return block
-    policy = {
-        "full": None,
-        "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    }[remat]
-    # Inside a scan the loop itself keeps XLA from undoing the rematerialisation.
-    return nn.remat(block, policy=policy, prevent_cse=not scanned)
 
 
 class Mtp(nn.Module):
@@ -209,7 +199,7 @@ class Transformer(nn.Module):
             self.head = self.param("head", normal, (c.width, c.vocab_size))
         for stack in c.stacks:
             scan = nn.scan(
-                _remat(_ScanBlock, c.remat, scanned=True),
+                remat(_ScanBlock, c.remat, scanned=True),
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
                 in_axes=cast(Any, (*(nn.broadcast,) * 3, 0)),  # flax's hint says int
@@ -217,7 +207,7 @@ class Transformer(nn.Module):
             )
             setattr(self, stack.name, scan(c, stack.sparse))
         if c.mtp:
-            self.mtp = _remat(Mtp, c.remat, scanned=False)(c)
+            self.mtp = remat(Mtp, c.remat, scanned=False)(c)
 
     def hidden(
         self,
@@ -289,8 +279,8 @@ def stack_windows(config: ModelConfig) -> Int[Array, " L"] | None:
     """Every layer's window for a scan over layers; None where no layer has one."""
     if not any(config.windows):
         return None
-    endless = np.iinfo(np.int32).max
-    return jnp.array([endless if w is None else w for w in config.layer_windows], jnp.int32)
+    sizes = (attention.ENDLESS if w is None else w for w in config.layer_windows)
+    return jnp.array([*sizes], jnp.int32)
 
 
 def init_params(module: Transformer, seed: int | jax.Array) -> Params:

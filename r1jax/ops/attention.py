@@ -1,15 +1,20 @@
 """Attention over packed rows and over a decoding cache: float32 softmax, grouped KV heads."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from r1jax.ops import cudnn
+from r1jax.ops.blocked_attention import ATTENDED as ATTENDED
 from r1jax.ops.blocked_attention import MASKED, Places, attend_blocks, sees
 from r1jax.ops.kv_cache import LayerCache
 
+ENDLESS = np.iinfo(np.int32).max  # the window, where it is a number, of a layer that has none
 BLOCK = 128  # places; measured on CPU: 64 to 256 are within a tenth, less or more is slower
 
 
@@ -38,12 +43,20 @@ def make_places(
 
 
 # `splash` runs on TPUs; `splash_interpret` is the same kernel on any device, slowly: for tests.
-BACKENDS = ("xla", "splash", "splash_interpret")
+# `cudnn` runs on Hopper GPUs.
+BACKENDS = ("xla", "splash", "splash_interpret", "cudnn")
 
 
 def can_share_prompts(backend: str) -> bool:
     """Whether the backend honours `prefix_ids`."""
-    return backend == "xla"
+    return backend in ("xla", "cudnn")
+
+
+def missing(backend: str, device: Any) -> str | None:
+    """What the device lacks for the backend, in words; None where it lacks nothing."""
+    if backend == "splash" and device.platform != "tpu":
+        return f"needs a TPU, not {device.device_kind!r}"
+    return cudnn.missing(device) if backend == "cudnn" else None
 
 
 def attend(
@@ -55,6 +68,7 @@ def attend(
     prefix_ids_BT: Int[Array, "B T"] | None = None,
     positions_BT: Int[Array, "B T"] | None = None,
     window: int | Int[Array, ""] | None = None,
+    windows: Sequence[int | None] = (),
     scale: float | None = None,
     backend: str = "xla",
     block: int = BLOCK,
@@ -63,21 +77,27 @@ def attend(
 
     A place also sees the segment that `prefix_ids` names: a prompt that several responses share.
     With a `window`, a token sees itself and the `window - 1` positions before it; it may be traced,
-    so that layers of different windows can share a scan. Positions are places unless given.
+    so that layers of different windows can share a scan: `windows` are then those it can be, for
+    backends that compile each. Positions are places unless given.
 
     A backend that cannot honour what is asked for refuses.
     """
     if backend not in BACKENDS:
         raise ValueError(f"attention backend {backend!r} is unknown; known: {', '.join(BACKENDS)}")
     scale = q_BTNH.shape[-1] ** -0.5 if scale is None else scale
+    q_BTNH = q_BTNH * jnp.asarray(scale, q_BTNH.dtype)
+    places = make_places(segment_ids_BT, prefix_ids_BT, positions_BT)
+    if backend == "cudnn":
+        problem = cudnn.missing(jax.devices()[0]) or cudnn.refusal(q_BTNH, v_BTKU)
+        if problem:
+            raise ValueError(f"attention backend 'cudnn': {problem}; or use 'xla'")
+        return cudnn.attend_cudnn(q_BTNH, k_BTKH, v_BTKU, sees(places, places, window))
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q_BTNH, k_BTKH, v_BTKU))
-    q = q * jnp.asarray(scale, q.dtype)
     if backend == "xla":
-        places = make_places(segment_ids_BT, prefix_ids_BT, positions_BT)
         out = _attend_xla(q, k, v, places, window, block)
     else:
-        _require_splash(prefix_ids_BT, window, q.shape[-1], v.shape[-1])
-        out = _attend_splash(q, k, v, segment_ids_BT, window, backend)
+        _require_splash(prefix_ids_BT, window, windows, q.shape[-1], v.shape[-1])
+        out = _attend_splash(q, k, v, segment_ids_BT, window, windows, backend)
     return jnp.swapaxes(out, 1, 2)
 
 
@@ -95,10 +115,10 @@ def _attend_xla(q, k, v, places, window, block) -> Array:
     return out.reshape(rows, heads, length + extra, -1)[:, :, :length]
 
 
-def _require_splash(prefix_ids, window, head_dim: int, value_dim: int) -> None:
+def _require_splash(prefix_ids, window, windows, head_dim: int, value_dim: int) -> None:
     problems = [
         (prefix_ids is not None, "shared prompts: set batch.share_prompts to False"),
-        (isinstance(window, jax.Array), "windows that differ from layer to layer"),
+        (isinstance(window, jax.Array) and not windows, "a window of any size"),
         (head_dim != value_dim, f"values of {value_dim} beside keys of {head_dim}"),
     ]
     for wrong, what in problems:
@@ -106,18 +126,24 @@ def _require_splash(prefix_ids, window, head_dim: int, value_dim: int) -> None:
             raise ValueError(f"attention backend 'splash' cannot do {what}; use 'xla'")
 
 
-def _attend_splash(q, k, v, segment_ids, window, backend) -> Array:
+def _attend_splash(q, k, v, segment_ids, window, windows, backend) -> Array:
     # Imported where it is used: it brings Pallas along.
     from r1jax.ops import splash
 
     length = q.shape[2]
-    q, k, v = (splash.pad_places(x, 2) for x in (q, k, v))
-    out = splash.attend_splash(
-        *(q, k, v),
-        splash.pad_places(segment_ids, 1),
-        window=window,
-        interpret=backend == "splash_interpret",
-    )
+    padded = [*(splash.pad_places(x, 2) for x in (q, k, v)), splash.pad_places(segment_ids, 1)]
+
+    def attend_within(window: int | None) -> Callable[..., Array]:
+        interpret = backend == "splash_interpret"
+        return functools.partial(splash.attend_splash, window=window, interpret=interpret)
+
+    if isinstance(window, jax.Array):
+        kinds = sorted(set(windows), key=lambda size: (size is None, size))
+        # The mask is part of a kernel: one for each size, of which a layer runs its own.
+        sizes = jnp.array([ENDLESS if size is None else size for size in kinds])
+        out = jax.lax.switch(jnp.argmax(sizes == window), [*map(attend_within, kinds)], *padded)
+    else:
+        out = attend_within(window)(*padded)
     return out[:, :, :length]
 
 

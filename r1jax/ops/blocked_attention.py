@@ -11,10 +11,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 # Finite, so that a row with nothing to attend to (padding) stays free of NaN.
 MASKED = -1e30
+# What a rematerialised layer may keep, so that it does not attend twice.
+ATTENDED = "attended"
 
 
 class Places(NamedTuple):
@@ -86,7 +89,8 @@ def _attend(block, q, k, v, places, window, pairs):
 
 
 def _attend_saving(block, q, k, v, places, window, pairs):
-    out, log_sum = _forward(block, q, k, v, places, window, pairs)
+    saved = _forward(block, q, k, v, places, window, pairs)
+    out, log_sum = (checkpoint_name(x, ATTENDED) for x in saved)
     return out, (q, k, v, places, window, pairs, out, log_sum)
 
 

@@ -12,6 +12,7 @@ from jax.experimental.pallas.ops.tpu import splash_attention as splash
 from jaxtyping import Array, Float, Int
 
 from r1jax.mesh import fitting_spec
+from r1jax.ops.blocked_attention import ATTENDED
 
 LANES = 128  # the kernel's smallest block
 BLOCK = 512
@@ -64,6 +65,7 @@ def _make_kernel(heads: int, length: int, window: int | None, interpret: bool) -
         block_sizes=sizes,
         head_shards=1,
         q_seq_shards=1,
+        residual_checkpoint_name=ATTENDED,
         interpret=interpret,
     )
 

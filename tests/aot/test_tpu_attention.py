@@ -31,7 +31,7 @@ def tpu_mesh(monkeypatch):
     return jax.sharding.Mesh(np.array(devices).reshape(shape), mesh_lib.AXES, axis_types=types)
 
 
-@pytest.mark.parametrize("window", [None, 256])
+@pytest.mark.parametrize("window", [None, 256, "of each layer"])
 def test_splash_compiles_for_a_tpu_and_makes_no_scores(tpu_mesh, window):
     rows, length, heads, kv_heads, width = 4, 2048, 8, 4, 128
 
@@ -45,12 +45,16 @@ def test_splash_compiles_for_a_tpu_and_makes_no_scores(tpu_mesh, window):
     ]
     ids = array((rows, length), jnp.int32, "batch", None)
 
-    def total(q, k, v, ids):
-        out = attention.attend(q, k, v, segment_ids_BT=ids, window=window, backend="splash")
+    def total(q, k, v, ids, size):
+        options = {"window": window, "backend": "splash"}
+        if window == "of each layer":
+            options |= {"window": size, "windows": (256, None)}
+        out = attention.attend(q, k, v, segment_ids_BT=ids, **options)
         return jnp.sum(out.astype(jnp.float32))
 
+    size = array((), jnp.int32)
     with jax.set_mesh(tpu_mesh):
-        compiled = jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(*qkv, ids).compile()
+        compiled = jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(*qkv, ids, size).compile()
     hlo = compiled.as_text()
     assert "tpu_custom_call" in hlo
     # What one chip's scores would be, were they made.

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import operator
+import re
 
 import jax
 import jax.numpy as jnp
@@ -265,6 +266,30 @@ def test_rematerialisation_changes_neither_loss_nor_gradient(remat):
         loss_and_gradient(remat),
         loss_and_gradient("none"),
     )
+
+
+@pytest.mark.parametrize(
+    "kind", [{}, {"moe": MoeConfig(experts=4, chosen=2, ffn=8, score="sigmoid")}]
+)
+def test_no_product_is_computed_twice_unless_asked_for(kind):
+    """`dots` computes norms and activations again, but no product with a kernel and no attention;
+    `full` computes all of a layer again."""
+    batch = jax.tree.map(jnp.asarray, make_packed())
+
+    def products(remat):
+        module, params = make_tiny(remat=remat, qk_norm=True, **kind)
+
+        def loss(params):
+            return jnp.sum(apply(module, params, batch, method="hidden"))
+
+        text = str(jax.make_jaxpr(jax.grad(loss))(params))
+        by_kernels = re.findall(r"dimension_numbers=\(\(\[\d\], \[\d\]\), \(\[\], \[\]\)\)", text)
+        attended = text.count("= while[")  # loops over pairs of blocks, there and back
+        return len(by_kernels) + text.count("= ragged_dot"), attended
+
+    assert products("dots") == products("none")
+    assert products("full") > products("none")
+    assert products("full")[1] > products("dots")[1] > 0
 
 
 def decode_in_parts(module, params, tokens, prompt_lengths, *, count, chunk):

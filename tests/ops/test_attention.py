@@ -1,12 +1,15 @@
 """Attention against loops in float64, and the wall between the segments of a row."""
 
+import functools
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import softmax
 
-from r1jax.ops import attention, blocked_attention
+from r1jax.ops import attention, blocked_attention, cudnn
 from r1jax.ops.kv_cache import LayerCache
 
 attend = jax.jit(attention.attend, static_argnames=("window", "scale", "backend"))
@@ -230,11 +233,118 @@ def test_splash_equals_xla_with_its_gradients(window):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=3e-5), found, wanted)
 
 
+class FakeGpu:
+    platform, device_kind = "gpu", "some GPU"
+
+    def __init__(self, capability):
+        self.compute_capability = capability
+
+
+def test_what_a_device_lacks_is_said():
+    cpu = jax.devices()[0]
+    assert "needs a TPU" in attention.missing("splash", cpu)
+    assert "needs an NVIDIA GPU" in attention.missing("cudnn", cpu)
+    assert "needs an NVIDIA GPU" in attention.missing("cudnn", FakeGpu("gfx942"))
+    assert "not compute capability 8.6" in attention.missing("cudnn", FakeGpu("8.6"))
+    assert attention.missing("cudnn", FakeGpu("9.0")) is None
+    assert attention.missing("cudnn", FakeGpu("10.0")) is None
+    assert attention.missing("xla", cpu) is None
+
+
+def test_cudnn_refuses_what_it_cannot_do(monkeypatch):
+    q, k, v, segment_ids = map(jnp.asarray, (*make_qkv(), SEGMENTS))
+
+    def attend_cudnn(q, k, v):
+        return attention.attend(q, k, v, segment_ids_BT=segment_ids, backend="cudnn")
+
+    with pytest.raises(ValueError, match="'cudnn': needs an NVIDIA GPU"):
+        attend_cudnn(q, k, v)
+    monkeypatch.setattr(cudnn, "missing", lambda _: None)
+    with pytest.raises(ValueError, match=r"'cudnn': float32: set model\.dtype to 'bfloat16'"):
+        attend_cudnn(q, k, v)
+    q, k, v = (x.astype(jnp.bfloat16) for x in (q, k, v))
+    with pytest.raises(ValueError, match="values of 4 beside keys of 8"):
+        attend_cudnn(q, k, v[..., :4])
+    with pytest.raises(ValueError, match="heads of 7: up to 256, in steps of 8"):
+        attend_cudnn(*(x[..., :7] for x in (q, k, v)))
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_the_mask_that_cudnn_gets_is_all_that_attention_needs(monkeypatch, window):
+    """Segments, a shared prompt, windows over positions: its call, as XLA computes it."""
+    prefix_ids = jnp.asarray(np.where(SEGMENTS == 3, 1, SEGMENTS))
+    positions = jnp.asarray(np.random.default_rng(1).permuted(np.arange(12)[None], axis=1))
+    positions = jnp.broadcast_to(jnp.sort(positions // 2), SEGMENTS.shape)
+    options = {"segment_ids_BT": jnp.asarray(SEGMENTS), "prefix_ids_BT": prefix_ids}
+    options |= {"positions_BT": positions, "window": window}
+    by_xla = functools.partial(cudnn.attend_cudnn, implementation="xla")
+    monkeypatch.setattr(cudnn, "missing", lambda _: None)
+    monkeypatch.setattr(cudnn, "refusal", lambda *_: None)
+    monkeypatch.setattr(cudnn, "attend_cudnn", by_xla)
+    qkv = tuple(map(jnp.asarray, make_qkv()))
+    counted = (SEGMENTS > 0)[..., None, None]
+
+    def total(qkv, backend):
+        out = attention.attend(*qkv, backend=backend, **options)
+        return jnp.sum(jnp.sin(jnp.where(counted, out, 0)))
+
+    found, wanted = (jax.value_and_grad(total)(qkv, name) for name in ("cudnn", "xla"))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-6), found, wanted)
+
+
+def test_cudnn_lowers_for_a_gpu_and_makes_no_scores(monkeypatch):
+    """Forward and backward, without a GPU: only what JAX asks the machine is answered for it."""
+    kernels = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    monkeypatch.setattr(kernels, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(kernels, "check_compute_capability", lambda _: True)
+    monkeypatch.setattr(kernels, "is_cuda_compute_capability_equal", lambda _: False)
+    monkeypatch.setattr(cudnn, "missing", lambda _: None)
+    rows, length, heads, kv_heads, width = 2, 252, 4, 2, 64
+
+    def total(q, k, v, ids):
+        out = attention.attend(q, k, v, segment_ids_BT=ids, prefix_ids_BT=ids, backend="cudnn")
+        return jnp.sum(out.astype(jnp.float32))
+
+    def array(*shape, dtype=jnp.bfloat16):
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    qkv = [array(rows, length, n, width) for n in (heads, kv_heads, kv_heads)]
+    traced = jax.jit(jax.grad(total, argnums=(0, 1, 2))).trace(
+        *qkv, array(rows, length, dtype=jnp.int32)
+    )
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    called = set(re.findall(r"__cudnn\$\w+", text))
+    assert called == {
+        "__cudnn$fmhaScaleBiasSoftmax",
+        "__cudnn$fmhaScaleBiasSoftmaxBackward",
+    }
+    assert f"{rows}x{heads}x256x256" not in text
+
+
+@pytest.mark.parametrize("window", [3, pytest.param(attention.ENDLESS, marks=pytest.mark.slow)])
+def test_splash_takes_the_window_of_a_layer_in_a_scan(window):
+    """The window is an argument of the compiled program; gradients go through the choice."""
+    qkv = tuple(map(jnp.asarray, make_qkv()))
+
+    def total(qkv, window, backend):
+        options = {
+            "segment_ids_BT": jnp.asarray(SEGMENTS),
+            "windows": (3, None, 3, 5),
+            "backend": backend,
+        }
+        out = attention.attend(*qkv, window=window, **options)
+        return jnp.sum(jnp.sin(jnp.where((SEGMENTS > 0)[..., None, None], out, 0)))
+
+    gradient = jax.jit(jax.value_and_grad(total), static_argnums=2)
+    found, wanted = (gradient(qkv, jnp.int32(window), b) for b in ("splash_interpret", "xla"))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=3e-5), found, wanted)
+
+
 def test_splash_refuses_what_it_cannot_do():
     q, k, v, segment_ids = map(jnp.asarray, (*make_qkv(), SEGMENTS))
     asked = [
         ({"prefix_ids_BT": segment_ids}, "shared prompts"),
-        ({"window": jnp.int32(3)}, "windows that differ"),
+        ({"window": jnp.int32(3)}, "a window of any size"),
     ]
     for options, what in asked:
         with pytest.raises(ValueError, match=f"'splash' cannot do {what}"):

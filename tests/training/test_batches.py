@@ -39,9 +39,15 @@ def test_short_prompts_are_repeated(prompt, response):
 def test_sharing_is_as_asked_where_the_backend_can():
     assert not shape_of(512, 64, share_prompts=False).share_prompts
     assert shape_of(16, 64, share_prompts=True).share_prompts
-    assert not shape_of(512, 64, backend="splash").share_prompts
-    with pytest.raises(UserError, match="share_prompts: attention 'splash' cannot"):
-        shape_of(512, 64, backend="splash", share_prompts=True)
+    assert not shape_of(512, 64, backend="splash_interpret").share_prompts
+    with pytest.raises(UserError, match="share_prompts: attention 'splash_interpret' cannot"):
+        shape_of(512, 64, backend="splash_interpret", share_prompts=True)
+
+
+@pytest.mark.parametrize(("backend", "needs"), [("splash", "a TPU"), ("cudnn", "an NVIDIA GPU")])
+def test_a_backend_of_other_devices_is_refused_before_anything_runs(backend, needs):
+    with pytest.raises(UserError, match=f"model.attention='{backend}': needs {needs}, not '"):
+        shape_of(512, 64, backend=backend)
 
 
 def test_a_row_is_never_shorter_than_a_sequence():
