@@ -38,12 +38,21 @@ class DataConfig:
     task: str = "running_sum"
     size: int = 0  # digits, bits or numbers of a question; 0 = the task's own default
     train: str = ""  # questions to train on; "" = the task's
+    # Or several: {"math.jsonl": 3, "code.jsonl": 1} draws three of the first for one of the second.
+    mix: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    # By the share of right answers when a question was last sampled: `data.mixture.Curriculum`.
+    curriculum: Literal["none", "retire", "priority"] = "none"
+    retire_at: float = 0.9
     eval: str = ""  # those held out; "" = a share of data.train
     held_out: float = 0.1  # that share
     template: str = "symbols"
     system: str = ""  # what a chat template is told first
     max_prompt_tokens: int = 16
     too_long: Literal["error", "drop"] = "error"  # a question of a file with a longer prompt
+
+    @property
+    def has_files(self) -> bool:
+        return bool(self.train or self.mix)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +174,7 @@ class Config:
     init_from: str = ""
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     lora: LoraConfig = LoraConfig()
-    data: DataConfig = DataConfig()
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
     pretrain: PretrainConfig = PretrainConfig()
     rl: RLConfig = dataclasses.field(default_factory=RLConfig)
     objective: PolicyObjective = dataclasses.field(default_factory=PolicyObjective)
@@ -175,6 +184,8 @@ class Config:
     reward_weights: Mapping[str, float] = dataclasses.field(
         default_factory=lambda: {"accuracy": 1.0, "format": 0.1}
     )
+    # Of a task's prompts, instead of reward_weights: {"code": {"accuracy": 1.0}}
+    task_rewards: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     grading: GradingConfig = GradingConfig()
     rollout: RolloutConfig = dataclasses.field(default_factory=RolloutConfig)
     optim: OptimConfig = OptimConfig()
@@ -194,7 +205,11 @@ class Config:
         """What is paid for; a `UserError` where that cannot be."""
         grading = self.grading
         rules = Reward(
-            self.reward_weights, grading.settings, grading.when_correct, grading.verifiers
+            self.reward_weights,
+            grading.settings,
+            grading.when_correct,
+            grading.verifiers,
+            self.task_rewards,
         )
         return rules if self.reward == "rules" else rules.replaced_by({"random": 1.0})
 
@@ -287,8 +302,25 @@ def _data_problems(config: Config) -> list[Problem]:
             "all of data.train",
         ),
         (
-            bool(data.eval) and not data.train,
+            bool(data.eval) and not data.has_files,
             f"data.eval={data.eval!r}: name data.train too, or neither",
+        ),
+        (
+            bool(data.train and data.mix),
+            f"data.train={data.train!r}: data.mix names the questions; leave one of them out",
+        ),
+        (
+            any(weight <= 0 for weight in data.mix.values()),
+            f"data.mix={dict(data.mix)}: weights must be above 0",
+        ),
+        (
+            data.curriculum != "none" and not data.has_files,
+            f"data.curriculum={data.curriculum!r}: a task's questions never come again; name "
+            "data.train or data.mix",
+        ),
+        (
+            not 0 < data.retire_at <= 1,
+            f"data.retire_at={data.retire_at}: must lie between 0 and 1",
         ),
         *_start_problems(config),
     ]
@@ -306,7 +338,7 @@ def _start_problems(config: Config) -> list[Problem]:
     if not config.init_from:
         return [
             (
-                bool(data.train),
+                data.has_files,
                 f"data.train={data.train!r}: needs a model that reads text; name one in "
                 "config.init_from (--init_from=DIR)",
             )

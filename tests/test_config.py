@@ -1,6 +1,7 @@
 """A config says what it means: overrides, types, and errors of one line that help."""
 
 import dataclasses
+import itertools
 import pathlib
 
 import pytest
@@ -20,20 +21,49 @@ def test_every_shipped_config_loads(path):
     assert from_config_dict(config_lib.to_dict(config)) == config
 
 
-def test_dapo_tiny_differs_in_the_objective_only():
-    zero, dapo = (
-        config_lib.flatten(config_lib.to_dict(config_lib.load(str(path))))
-        for path in CONFIGS
-        if path.stem in ("r1_zero_tiny", "dapo_tiny")
-    )
-    differing = {key for key in zero if zero[key] != dapo[key]}
-    assert differing == {
-        "name",
-        "objective.clip_high",
-        "objective.aggregation",
-        "objective.kl",
-        "objective.kl_coef",
-    }
+def flat(source):
+    return config_lib.flatten(config_lib.to_dict(config_lib.load(source)))
+
+
+def differing(one, other):
+    return {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
+
+
+def config_path(name):
+    return str(next(path for path in CONFIGS if path.stem == name))
+
+
+def test_dapo_tiny_is_the_same_task_with_all_of_dapo():
+    zero, dapo = flat(config_path("r1_zero_tiny")), flat(config_path("dapo_tiny"))
+    assert {
+        key for key in differing(zero, dapo) if key.startswith(("model", "data", "opt"))
+    } == set()
+    assert (dapo["objective.clip_low"], dapo["objective.clip_high"]) == (0.2, 0.28)
+    assert (dapo["objective.aggregation"], dapo["objective.kl"]) == ("token_mean", "none")
+    assert (dapo["rl.mask_cut"], dapo["rl.dynamic.mode"]) == (True, "refill")
+    assert dapo["reward_weights.soft_overlong"] == 1
+    soft = (dapo["grading.settings.soft_overlong.max_len"], dapo["sampling.max_tokens"])
+    assert soft == (16, 16)
+
+
+def test_each_rung_of_the_progressive_table_adds_one_thing():
+    path = config_path("dapo_progressive")
+    rungs = ["naive", "overlong_filter", "clip_higher", "soft_punishment", "token_loss"]
+    rungs = [flat(f"{path}:{rung}") for rung in [*rungs, "dynamic_sampling"]]
+    added = [differing(*pair) for pair in itertools.pairwise(rungs)]
+    soft = {"grading.settings", "reward_weights.soft_overlong"}
+    soft |= {f"grading.settings.soft_overlong.{name}" for name in ("max_len", "cache")}
+    assert added == [
+        {"rl.mask_cut"},
+        {"objective.clip_high"},
+        soft,
+        {"objective.aggregation"},
+        {"rl.dynamic.mode"},
+    ]
+    base = flat(f"{path}:naive,runs/base")
+    assert (base["init_from"], base["pretrain.steps"]) == ("runs/base", 0)
+    with pytest.raises(UserError, match="no rung 'all'; there are naive, overlong_filter"):
+        config_lib.load(f"{path}:all")
 
 
 @pytest.fixture

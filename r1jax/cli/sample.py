@@ -148,7 +148,7 @@ def answer_questions(speaker: Speaker) -> None:
     setup = speaker.setup
     if FLAGS.prompt:
         items: list[Item] = [{"question": question} for question in FLAGS.prompt]
-    elif setup.config.init_from and not setup.config.data.train:
+    elif setup.config.init_from and not setup.config.data.has_files:
         raise UserError("give --prompt=QUESTION, or --chat")
     else:
         items = [setup.item("eval", index) for index in range(FLAGS.prompts)]

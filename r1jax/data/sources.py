@@ -92,16 +92,19 @@ def item_at(questions: Questions, *, seed: int, split: str, index: int) -> Item:
     Training goes through all questions once an epoch, each epoch in an order of its own; the
     held-out ones stay in theirs.
     """
-    epoch, place = divmod(index, len(questions))
-    if split != "eval":
-        place = int(_order(len(questions), seed, SPLITS[split], epoch)[place])
-    return questions.items[place]
+    return questions.items[place_in_epoch(len(questions), seed=seed, split=split, index=index)]
 
 
-# The loop reads one epoch at a time, and at its end two.
-@functools.lru_cache(maxsize=4)
-def _order(count: int, seed: int, split: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng([seed, split, epoch]).permutation(count)
+def place_in_epoch(count: int, *, seed: int, split: str, index: int, part: int = 0) -> int:
+    """Which of `count` questions comes at a place of their stream. `part`: of a mixture."""
+    epoch, place = divmod(index, count)
+    return place if split == "eval" else int(_order(count, seed, SPLITS[split], epoch, part)[place])
+
+
+# The loop reads one epoch at a time of each part, and at its end two.
+@functools.lru_cache(maxsize=64)
+def _order(count: int, seed: int, split: int, epoch: int, part: int) -> np.ndarray:
+    return np.random.default_rng([seed, split, epoch, part]).permutation(count)
 
 
 def _hash(text: str) -> bytes:

@@ -8,8 +8,10 @@ from r1jax.monitor.passk import maj_at_k, pass_at_k
 from r1jax.types import Graded
 
 
-def rollout_metrics(graded: Graded) -> dict[str, float]:
-    """Rewards, lengths and accuracies of one step's samples."""
+def rollout_metrics(
+    graded: Graded, tasks: Mapping[str, np.ndarray] | None = None
+) -> dict[str, float]:
+    """Rewards, lengths and accuracies of one step's samples. `tasks`: which rows each has, [R]."""
     rollouts = graded.rollouts
     group = rollouts.samples_per_prompt
     lengths, finished = rollouts.lengths, rollouts.finished
@@ -35,8 +37,16 @@ def rollout_metrics(graded: Graded) -> dict[str, float]:
     }
     metrics |= {f"grading/{name}": value for name, value in graded.counts.items()}
     for name, values in graded.parts.items():
-        metrics[f"rewards/{name}/mean"] = mean(values, valid)
-        metrics[f"rewards/{name}/std"] = float(values[valid].std()) if valid.any() else float("nan")
+        had = valid & np.isfinite(values)  # a part that not all tasks have is not a number there
+        metrics[f"rewards/{name}/mean"] = mean(values, had)
+        metrics[f"rewards/{name}/std"] = float(values[had].std()) if had.any() else float("nan")
+    for task, rows in (tasks or {}).items():
+        metrics |= {
+            f"tasks/{task}/share": mean(rows),
+            f"tasks/{task}/reward": mean(graded.rewards, rows & valid),
+            f"tasks/{task}/accuracy": mean(graded.correct, rows),
+            f"tasks/{task}/mean_length": mean(lengths, rows),
+        }
     return metrics
 
 

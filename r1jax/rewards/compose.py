@@ -40,24 +40,39 @@ class Reward:
     settings: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     when_correct: Sequence[str] = ()
     verifiers: Mapping[str, str] = dataclasses.field(default_factory=dict)  # task -> verifier
+    by_task: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.weights:
-            raise UserError("reward_weights={}: it is empty; give at least one part a weight")
-        for name in self.weights:
+        for where, weights in [
+            ("reward_weights", self.weights),
+            *((f"task_rewards.{task}", weights) for task, weights in self.by_task.items()),
+        ]:
+            if not weights:
+                raise UserError(f"{where}={{}}: it is empty; give at least one part a weight")
+        for name in self.parts:
             parts_lib.check(name, self.settings.get(name, {}))
         for name, settings in self.settings.items():
             if name in verifiers.KNOWN:
                 verifiers.check_settings(name, settings)
-            elif name not in self.weights:
-                raise UserError(f"grading.settings.{name}: {_no_such_part(name, self.weights)}")
+            elif name not in self.parts:
+                raise UserError(f"grading.settings.{name}: {_no_such_part(name, self.parts)}")
         for name in self.when_correct:
-            if name not in self.weights:
-                raise UserError(f"grading.when_correct: {_no_such_part(name, self.weights)}")
+            if name not in self.parts:
+                raise UserError(f"grading.when_correct: {_no_such_part(name, self.parts)}")
         for task, name in self.verifiers.items():
             if name not in verifiers.KNOWN:
                 known = ", ".join(verifiers.KNOWN)
                 raise UserError(f"grading.verifiers.{task}={name!r}: must be one of {known}")
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Of all tasks."""
+        everyone = [self.weights, *self.by_task.values()]
+        return tuple(dict.fromkeys(name for weights in everyone for name in weights))
+
+    def weights_of(self, item: Item) -> Mapping[str, float]:
+        """Those of its task, where that has its own."""
+        return self.by_task.get(verifiers.task_of(item), self.weights)
 
     def replaced_by(self, weights: Mapping[str, float]) -> "Reward":
         """Other parts, judged as these: the control beside a reward."""
@@ -68,8 +83,8 @@ class Reward:
         return self.settings.get(name, {})
 
 
-def _no_such_part(name: str, weights: Mapping[str, float]) -> str:
-    return f"{name} has no weight in reward_weights; there are {', '.join(weights)}"
+def _no_such_part(name: str, parts: Sequence[str]) -> str:
+    return f"{name} has no weight in reward_weights; there are {', '.join(parts)}"
 
 
 Values = Mapping[str, float | None]
@@ -77,9 +92,11 @@ Values = Mapping[str, float | None]
 
 def combine(reward: Reward, samples: Sequence[Sample]) -> list[Grade]:
     """The grades of all samples of one prompt, from verdicts that are in."""
-    columns = {name: _column(reward, name, samples) for name in reward.weights}
+    weights = reward.weights_of(samples[0].item)
+    columns = {name: _column(reward, name, samples) for name in weights}
+    absent = dict.fromkeys(reward.parts, math.nan)
     return [
-        _grade(reward, sample, {name: values[place] for name, values in columns.items()})
+        _grade(weights, sample, {name: values[place] for name, values in columns.items()}, absent)
         for place, sample in enumerate(samples)
     ]
 
@@ -104,9 +121,11 @@ def _finite(value: float | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
 
-def _grade(reward: Reward, sample: Sample, values: Values) -> Grade:
+def _grade(
+    weights: Mapping[str, float], sample: Sample, values: Values, absent: Mapping[str, float]
+) -> Grade:
     total, masked = 0.0, False
-    for name, weight in reward.weights.items():
+    for name, weight in weights.items():
         value = values[name]
         masked |= value is None
         total += weight * (value or 0.0)
@@ -116,5 +135,8 @@ def _grade(reward: Reward, sample: Sample, values: Values) -> Grade:
         correct=sample.correct,
         reasoned=response is not None and bool(response.thoughts),
         answer=sample.accuracy.answer,
-        parts={name: math.nan if value is None else value for name, value in values.items()},
+        parts={
+            **absent,
+            **{name: math.nan if value is None else value for name, value in values.items()},
+        },
     )

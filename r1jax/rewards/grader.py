@@ -136,7 +136,7 @@ class Grader:
                     pending.put(place, "accuracy", quick)
             else:
                 pending.put(place, "accuracy", verifiers.at_once(sample, name))
-            if "judge" in self.reward.weights:
+            if "judge" in self.reward.weights_of(sample.item):
                 pending.add(place, "judge", self._ask_judge(sample, deadline, failures))
         if hard:
             self._run_math(pending, hard)
@@ -149,7 +149,7 @@ class Grader:
 
         The samples come back with what custom functions said of them, for `count`.
         """
-        for name in self.reward.weights:
+        for name in self.reward.parts:
             if parts.is_custom(name):
                 samples = self._call_custom(name, samples, group)
         self.require_some_verdicts(samples)
@@ -210,14 +210,17 @@ class Grader:
         of_group = parts.of_group(parts.find(name))
         size = group if of_group else 1
         settings = dict(self.reward.settings_of(name))
+        asked = [s for s in samples if name in self.reward.weights_of(s.item)]
+        if not asked:
+            return list(samples)
         items = [
             {
                 "custom": name,
-                "samples": [as_json(sample) for sample in samples[start : start + size]],
+                "samples": [as_json(sample) for sample in asked[start : start + size]],
                 "settings": settings,
                 "of_group": of_group,
             }
-            for start in range(0, len(samples), size)
+            for start in range(0, len(asked), size)
         ]
         judgements: list[Judgement] = []
         for outcome in self._in_workers(items):
@@ -225,9 +228,12 @@ class Grader:
             for value in values:
                 read = verifiers.read_outcome(outcome, lambda _, v=value: Judgement(v))
                 judgements.append(read)
+        found = iter(judgements)
         return [
-            dataclasses.replace(sample, judged={**sample.judged, name: judgement})
-            for sample, judgement in zip(samples, judgements, strict=True)
+            dataclasses.replace(sample, judged={**sample.judged, name: next(found)})
+            if name in self.reward.weights_of(sample.item)
+            else sample
+            for sample in samples
         ]
 
     def _in_workers(self, items: Sequence[dict[str, Any]]) -> list[Outcome]:
@@ -252,11 +258,13 @@ class Grader:
         """Nothing can be learned, and nothing will, from a step that nobody could judge."""
         if len(samples) < _ALL_LOST:
             return
-        columns = {"accuracy": [sample.accuracy for sample in samples]}
-        for name in samples[0].judged:
-            columns[name] = [sample.judged[name] for sample in samples]
+        columns: dict[str, list[Judgement]] = collections.defaultdict(list)
+        for sample in samples:
+            for name, judgement in {"accuracy": sample.accuracy, **sample.judged}.items():
+                if name in self.reward.weights_of(sample.item):
+                    columns[name].append(judgement)
         for name, column in columns.items():
-            if name in self.reward.weights and all(judgement.score is None for judgement in column):
+            if len(column) >= _ALL_LOST and all(judgement.score is None for judgement in column):
                 first = column[0]
                 raise UserError(
                     f"reward part {name}: none of {len(column)} samples could be judged, first: "

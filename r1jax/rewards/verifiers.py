@@ -38,6 +38,11 @@ def name_of(item: Item, routes: Mapping[str, str]) -> str:
     )
 
 
+def task_of(item: Item) -> str:
+    """What an item is counted and rewarded as."""
+    return str(item.get("task") or item.get("domain") or DEFAULT)
+
+
 # at once
 
 

@@ -74,6 +74,7 @@ def draw_band(
         next=stream.places[used - 1] + 1,
         tokens=sum(group.tokens for group in judged.values()),
         metrics={**metrics_of(groups, tried, carried), **groups.stats},
+        rates={place: judged[place].accuracy for place in stream.places[: groups.tried]},
         carried=carried,
     )
 
@@ -83,7 +84,7 @@ class Stream:
 
     def __init__(self, setup: Setup, feed: Feed) -> None:
         self.places = [] if feed.carried is None else feed.carried.rollouts.prompts.ids.tolist()
-        self._setup, self._unused = setup, itertools.count(feed.next)
+        self._setup, self._unused = setup, setup.train_places(feed.next, feed.rates)
 
     def __iter__(self) -> Iterator[PromptBatch]:
         """First what a step wants, then a few at a time, as what is read is sampled."""

@@ -69,7 +69,7 @@ def collect(
         answers=tuple(g.answer for g in grades),
         parts={
             name: np.array([g.parts[name] for g in grades], np.float32)
-            for name in grader.reward.weights
+            for name in grader.reward.parts
         },
         counts=grader_lib.count(samples),
     )

@@ -1,10 +1,12 @@
 """The questions of a config's files: split, and measured against the longest prompt."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 from r1jax.config import Config, DataConfig
 from r1jax.data import sources
+from r1jax.data.mixture import Mixture
 from r1jax.data.sources import Questions
 from r1jax.data.tasks import Item
 from r1jax.errors import UserError
@@ -13,17 +15,23 @@ from r1jax.rewards import verifiers
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    train: Questions
+    train: Mixture
     held_out: Questions
     dropped: int  # too long
 
     @property
     def fingerprint(self) -> list[int]:
-        return [self.train.fingerprint, self.held_out.fingerprint]
+        return [*(part.fingerprint for part in self.train.parts), self.held_out.fingerprint]
+
+    @functools.cached_property
+    def tasks(self) -> tuple[str, ...]:
+        """The names under which items are judged and counted, where there are several."""
+        items = (item for part in self.train.parts for item in part.items)
+        return tuple(sorted({verifiers.task_of(item) for item in items}))
 
     def describe(self) -> str:
         """What a run says of them when it starts."""
-        known = {item["question"] for item in self.train.items}
+        known = {item["question"] for part in self.train.parts for item in part.items}
         both = sum(item["question"] in known for item in self.held_out.items)
         parts = [f"{len(self.train)} questions to train on", f"{len(self.held_out)} held out"]
         if self.dropped:
@@ -36,16 +44,35 @@ class Files:
 def read_files(config: Config, encode: Callable[[Item], Sequence[int]]) -> Files:
     """The questions to train on and those held out, none with a prompt that is too long."""
     data = config.data
-    train = sources.read_questions(data.train)
+    weights = data.mix or {data.train: 1.0}
+    parts = [sources.read_questions(source) for source in weights]
     if data.eval:
         held_out = sources.read_questions(data.eval)
     else:
-        train, held_out = sources.hold_out(train, data.held_out)
-    for questions in (train, held_out):
+        # Of all parts together: a question that is in two of them must not lie on both sides.
+        whole = Questions(*(sum((tuple(getattr(p, f)) for p in parts), ()) for f in _FIELDS))
+        _, held_out = sources.hold_out(whole, data.held_out)
+        held = {item["question"] for item in held_out.items}
+        parts = [_without(part, held) for part in parts]
+    for questions in (*parts, held_out):
         _require_judges(questions, config.grading.verifiers)
-    fitting = [_fitting(questions, data, encode) for questions in (train, held_out)]
-    dropped = len(train) + len(held_out) - sum(map(len, fitting))
-    return Files(*fitting, dropped=dropped)
+    *train, measured = [_fitting(questions, data, encode) for questions in (*parts, held_out)]
+    dropped = sum(map(len, (*parts, held_out))) - sum(map(len, (*train, measured)))
+    mixture = Mixture(tuple(train), tuple(weights.values()))
+    return Files(mixture, measured, dropped=dropped)
+
+
+_FIELDS = ("items", "places")
+
+
+def _without(questions: Questions, held: set[str]) -> Questions:
+    kept = [i for i, item in enumerate(questions.items) if item["question"] not in held]
+    if not kept:
+        raise UserError(
+            f"{questions.places[0]}: all of its questions are held out; lower data.held_out, or "
+            "name data.eval"
+        )
+    return questions.take(kept)
 
 
 def _require_judges(questions: Questions, routes: Mapping[str, str]) -> None:

@@ -78,7 +78,7 @@ def train_rl(
             stats = learn(setup, run, base_params, update_at, drawn, minibatches)
         log.pending = Finished(run.step, drawn, run.feed.updates, stats, minibatches)
         run.step += 1
-        run.feed = next_feed(run, drawn, len(minibatches))
+        run.feed = next_feed(setup, run, drawn, len(minibatches))
         stopping = session.interrupts.received is not None
         if evaluate is not None and is_due(config.eval.every, run.step):
             log.write()
@@ -107,12 +107,16 @@ def draw(
     return (draw_band if refills else draw_all)(session, policy, feed, step, meanwhile=meanwhile)
 
 
-def next_feed(run: Run, drawn: Drawn, updates: int) -> Feed:
+def next_feed(setup: Setup, run: Run, drawn: Drawn, updates: int) -> Feed:
     """Of the step that comes, `run.step`."""
     began = () if drawn.carried is None else drawn.carried.began.tolist()
     oldest = min([run.step, *began])
     history = (*run.feed.updates, run.feed.updates[-1] + updates)
-    return Feed(drawn.next, history[oldest - run.step - 1 :], drawn.carried)
+    rates = run.feed.rates
+    if setup.config.data.curriculum != "none":
+        known = {at: rate for at, rate in drawn.rates.items() if np.isfinite(rate)}
+        rates = {**rates, **{setup.question_number(at): rate for at, rate in known.items()}}
+    return Feed(drawn.next, history[oldest - run.step - 1 :], drawn.carried, rates)
 
 
 def learn(
@@ -201,7 +205,11 @@ def save(session: Session, checkpoints: Checkpoints, run: Run) -> None:
         reference=run.reference if config.keeps_reference else None,
         carried=carried_arrays(config, run.feed.carried) if config.rl.dynamic.carry else None,
     )
-    feed = {"next_prompt": run.feed.next, "updates": list(run.feed.updates)}
+    feed = {
+        "next_prompt": run.feed.next,
+        "updates": list(run.feed.updates),
+        "rates": sorted(run.feed.rates.items()),
+    }
     with session.clock("checkpoint"):
         checkpoints.save(run.step, state, {**run.books, **feed})
 
@@ -234,6 +242,7 @@ def start_or_resume(
         next=books.pop("next_prompt", 0),
         updates=tuple(books.pop("updates", (step * config.rl.updates,))),
         carried=carried,
+        rates=dict(books.pop("rates", ())),
     )
     reference = None
     if config.objective.needs_reference:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -13,6 +14,8 @@ from r1jax.training.session import Session
 from r1jax.training.setup import Setup
 from r1jax.types import Graded, Params
 
+NO_RATES: Mapping[int, float] = {}
+
 
 class Feed(NamedTuple):
     """Where a step's samples come from: what a run that goes on must know."""
@@ -22,6 +25,8 @@ class Feed(NamedTuple):
     # anything carried was begun.
     updates: tuple[int, ...] = (0,)
     carried: Carried | None = None  # groups that a step began beyond those it wanted
+    # With a curriculum, of question numbers: the share of right answers when it was last sampled.
+    rates: Mapping[int, float] = NO_RATES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +37,7 @@ class Drawn:
     next: int  # place of the stream where the next step goes on
     tokens: int  # sampled, those of responses that were dropped included
     metrics: Mapping[str, float]
+    rates: Mapping[int, float]  # by place of the stream, the share of right answers
     carried: Carried | None = None
 
 
@@ -42,15 +48,22 @@ def draw_all(
     setup, clock = session.setup, session.clock
     with clock("rollout"):
         count = setup.config.rl.prompts_per_step
-        in_flight = start_rollout(setup, policy, setup.prompts("train", feed.next, count), step)
+        places = list(itertools.islice(setup.train_places(feed.next, feed.rates), count))
+        in_flight = start_rollout(setup, policy, setup.prompts_at("train", places), step)
     meanwhile()
     with clock("rollout"):
         # Judged in the background as they end, while the device samples on.
         judged = submit_finished(setup, in_flight, step)
     with clock("grade"):
         graded = collect(in_flight.rollouts, setup.grader, judged)
-    tokens = int(graded.rollouts.lengths.sum())
-    return Drawn(graded, feed.next + count, tokens, in_flight.stats())
+    rights = graded.correct.reshape(count, -1).mean(axis=1)
+    return Drawn(
+        graded,
+        next=places[-1] + 1,
+        tokens=int(graded.rollouts.lengths.sum()),
+        metrics=in_flight.stats(),
+        rates=dict(zip(places, rights.tolist(), strict=True)),
+    )
 
 
 def start_rollout(setup: Setup, params: Params, prompts: Any, step: int) -> rollout.InFlight:

@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
+import itertools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +13,8 @@ import optax
 
 from r1jax import mesh as mesh_lib
 from r1jax.config import Config
-from r1jax.data import sources, templates
+from r1jax.data import mixture, sources, templates
+from r1jax.data.mixture import Curriculum
 from r1jax.data.tasks import Item, Task, item_at, make_task
 from r1jax.data.tokenizers import Tokenizer
 from r1jax.errors import UserError
@@ -60,7 +62,7 @@ class Setup:
     @functools.cached_property
     def files(self) -> Files | None:
         """The questions of files; None where the task draws them. Read when first asked for."""
-        return read_files(self.config, self.encode) if self.config.data.train else None
+        return read_files(self.config, self.encode) if self.config.data.has_files else None
 
     def place(self, batch: PackedBatch) -> PackedBatch:
         """Micro-batches on the devices, the rows of each split over them."""
@@ -70,8 +72,26 @@ class Setup:
         """The question at one place of a split's endless stream."""
         if self.files is None:
             return item_at(self.task, seed=self.config.seed, split=split, index=index)
-        questions = self.files.held_out if split == "eval" else self.files.train
-        return sources.item_at(questions, seed=self.config.seed, split=split, index=index)
+        if split != "eval":
+            return self.files.train.item(self.question_number(index))
+        return sources.item_at(self.files.held_out, seed=self.config.seed, split=split, index=index)
+
+    def question_number(self, place: int) -> int:
+        """Which of the files' questions is at a place of the training stream; of a task's, the
+        place itself, as none comes twice."""
+        if self.files is None:
+            return place
+        return self.files.train.number(seed=self.config.seed, place=place)
+
+    def train_places(self, first: int, rates: Mapping[int, float]) -> Iterator[int]:
+        """Places of the training stream from `first` on, without those that the curriculum passes
+        over; `rates` are of question numbers."""
+        data = self.config.data
+        if self.files is None or data.curriculum == "none":
+            return itertools.count(first)
+        curriculum = Curriculum(data.curriculum, data.retire_at)
+        train = self.files.train
+        return mixture.places(train, curriculum, rates, seed=self.config.seed, first=first)
 
     def prompt_text(self, item: Item) -> str:
         data = self.config.data
@@ -138,7 +158,10 @@ def require_same_origin(now: Mapping[str, Any], then: Mapping[str, Any]) -> None
     """A run goes on only from the weights and the questions that it started with."""
     wrong = [name for name in now if name in then and now[name] != then[name]]
     if wrong:
-        names = {"weights": "config.init_from", "questions": "config.data.train and data.eval"}
+        names = {
+            "weights": "config.init_from",
+            "questions": "config.data.train, data.mix and data.eval",
+        }
         raise UserError(
             f"{' and '.join(names[name] for name in wrong)}: the {' and '.join(wrong)} are not "
             "those that this run started with; put them back, or start another workdir"

@@ -10,10 +10,12 @@ import numpy as np
 from r1jax.monitor import doctor
 from r1jax.monitor.metrics import rollout_metrics
 from r1jax.monitor.report_data import read_rows
+from r1jax.rewards.verifiers import task_of
 from r1jax.training.batches import Minibatch
 from r1jax.training.sampling import Drawn
 from r1jax.training.session import Session
-from r1jax.types import Stats
+from r1jax.training.setup import Setup
+from r1jax.types import Graded, Stats
 
 PHASE = "rl"
 
@@ -61,7 +63,7 @@ class StepLog:
         graded, tokens = finished.drawn.graded, finished.drawn.tokens
         self.books["num_tokens"] += tokens
         metrics = {
-            **(rollout_metrics(graded) if graded is not None else {}),
+            **samples_metrics(session.setup, graded),
             **finished.drawn.metrics,
             **(update_metrics(updates) if updates else {}),
             **staleness(finished),
@@ -93,6 +95,17 @@ class StepLog:
             self._told.add(finding.name)
             if finding.name in stop_on:
                 self.stop = self.stop or finding
+
+
+def samples_metrics(setup: Setup, graded: Graded | None) -> dict[str, float]:
+    """Of all samples; of each task's besides, where the run has several."""
+    if graded is None:
+        return {}
+    if setup.files is None or len(setup.files.tasks) < 2:
+        return rollout_metrics(graded)
+    of_P = np.array([task_of(item) for item in graded.rollouts.prompts.items])
+    of_R = np.repeat(of_P, graded.rollouts.samples_per_prompt)
+    return rollout_metrics(graded, {task: of_R == task for task in setup.files.tasks})
 
 
 def update_metrics(updates: list[Stats]) -> dict[str, float]:

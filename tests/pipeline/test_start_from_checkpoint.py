@@ -255,3 +255,47 @@ def test_what_does_not_fit_together_is_one_line(r1jax, tmp_path, flags):
     assert code == 2
     (line,) = err.strip().splitlines()
     assert MISTAKES[flags] in line
+
+
+@pytest.mark.slow
+def test_a_mixture_with_rewards_of_its_own_goes_on_exactly(r1jax, tmp_path):
+    other = tmp_path / "letters.jsonl"
+    lines = [
+        {
+            "question": f"Which? A {i} B {i + 1}",
+            "options": [i, i + 1],
+            "answer": "A",
+            "task": "choice",
+        }
+        for i in range(6)
+    ]
+    other.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    flags = [
+        "--config.data.train=",
+        f"--config.data.mix={ {str(r1jax.questions): 1, str(other): 3} }",
+        "--config.data.curriculum=priority",
+        "--config.reward=rules",
+        "--config.task_rewards={'choice': {'accuracy': 2.0, 'soft_overlong': 1.0}}",
+        "--config.grading.settings.soft_overlong.max_len=6",
+        "--config.grading.settings.soft_overlong.cache=5",
+    ]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    r1jax.done(*r1jax.train(whole, *flags))
+    lines = [line for line in records(whole) if line["phase"] == "rl"]
+    shares = [line["tasks/choice/share"] for line in lines]
+    assert 0.5 < np.mean(shares) < 1
+    assert all(
+        line["tasks/choice/accuracy"] is None for line in lines if not line["tasks/choice/share"]
+    )
+    punished = [line["tasks/choice/reward"] for line in lines]
+    assert any(reward is not None and reward < 0 for reward in punished)
+    assert all(line["tasks/math/reward"] in (None, 0) for line in lines)
+    books = json.loads((whole / "checkpoints/rl/12/run/metadata").read_text())
+    assert len(books["rates"]) > 6  # of both files
+    shutil.copytree(whole, cut)
+    shutil.rmtree(cut / "checkpoints/rl/12")
+    assert "rl goes on at step 11" in r1jax.done(*r1jax.train(cut, *flags))
+    assert_same_run(cut, whole)
+    code, _, err = r1jax(*r1jax.train(cut, *flags, "--config.data.train=x.jsonl"))
+    assert code == 2
+    assert "data.mix names the questions; leave one of them out" in err

@@ -258,3 +258,21 @@ def test_settings_gates_and_routes_must_name_what_there_is():
         Reward(WEIGHTS, {"code": {"service": "piston"}})
     with pytest.raises(UserError, match="empty"):
         Reward({})
+
+
+def test_a_task_can_have_its_own_weights():
+    weights = {"accuracy": 1.0, "format": 0.5}
+    reward = Reward(weights, by_task={"running_sum": {"accuracy": 2.0}})
+    assert reward.parts == ("accuracy", "format")
+    text = "34589406</think><answer>1</answer>"
+    samples = [
+        Sample(text, item, opened_by_prompt=True)
+        for item in (ITEM, {"question": "1 + 0", "answer": "1"})
+    ]
+    with Grader(reward) as grader:
+        other, plain = grader.grade(samples)
+    assert other.parts["accuracy"] == plain.parts["accuracy"] == 1
+    assert (other.reward, plain.reward) == (2.0, 1.5)
+    assert math.isnan(other.parts["format"])
+    with pytest.raises(UserError, match=r"task_rewards.parity=\{\}: it is empty"):
+        Reward(weights, by_task={"parity": {}})
