@@ -197,3 +197,63 @@ def test_a_missing_file_is_named(tmp_path):
 def test_configs_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().seed = 1
+
+
+@pytest.mark.parametrize(
+    ("name", "printed"),
+    [
+        # arXiv 2501.12948 v2, B.4.1
+        (
+            "r1_zero_qwen2_5_32b",
+            {
+                "optim.lr": 2e-6,
+                "objective.kl": "k3",
+                "objective.kl_coef": 0.001,
+                "rl.samples_per_prompt": 16,
+                "sampling.temperature": 1.0,
+                "sampling.max_tokens": 32768,
+            },
+        ),
+        # arXiv 2503.20783 and its examples/
+        *(
+            (
+                name,
+                {
+                    "optim.lr": 1e-6,
+                    "optim.b2": 0.95,
+                    "objective.clip_high": 0.2,
+                    "objective.kl": "none",
+                    "objective.constant_length": 3000,
+                    "rl.advantage_scale": "none",
+                    "rl.prompts_per_step": 128,
+                    "rl.samples_per_prompt": 8,
+                },
+            )
+            for name in ("r1_zero_qwen2_5_math_7b", "r1_zero_qwen2_5_math_1_5b")
+        ),
+        # README and script of hkust-nlp/simpleRL-reason
+        *(
+            (
+                name,
+                {
+                    "optim.lr": 5e-7,
+                    "objective.kl_coef": 1e-4,
+                    "objective.entropy_coef": 1e-3,
+                    "rl.prompts_per_step": 1024,
+                    "rl.samples_per_prompt": 8,
+                    "sampling.max_tokens": 8192,
+                },
+            )
+            for name in ("r1_zero_qwen2_5_7b", "r1_zero_llama3_1_8b")
+        ),
+    ],
+)
+def test_what_the_papers_print_is_what_their_configs_say(name, printed):
+    config = flat(config_path(name))
+    assert {key: config[key] for key in printed} == printed
+    outputs = config["rl.prompts_per_step"] * config["rl.samples_per_prompt"]
+    batches = {"r1_zero_qwen2_5_32b": 512, "r1_zero_qwen2_5_7b": 2048, "r1_zero_llama3_1_8b": 2048}
+    assert outputs // config["rl.updates_per_step"] == batches.get(name, 128)
+    if name == "r1_zero_qwen2_5_32b":
+        assert outputs == 8192
+        assert config["rl.reference_every"] * config["rl.updates_per_step"] == 400
