@@ -3,8 +3,8 @@
     r1jax train --config=configs/r1_zero_qwen2_5_math_7b.py:QUESTIONS --workdir=runs/oat_zero_7b
 
 Printed: learning rate 1e-6, constant; AdamW (0.9, 0.95), no weight decay, gradient clip 1; clip
-0.2; no KL; 8 samples, temperature 1, 3,000 tokens; rewards minus their group's mean, not divided by a
-deviation; the loss divided by 3,000, not by lengths. The script (examples/qwen2.5-math-7b.sh):
+0.2; no KL; 8 samples, temperature 1, 3,000 tokens; rewards minus their group's mean, not divided by
+a deviation; the loss divided by 3,000, not by lengths. The script (examples/qwen2.5-math-7b.sh):
 128 questions in a step, batches of 128 samples (so 8 updates), prompts of 1,024 tokens at most, 20
 epochs of MATH levels 3 to 5, 8.5k questions: 1,330 steps; the Qwen-Math template, which is the
 tokenizer's own; reward 1 for a correct answer. 27 hours on 8 A100; AIME 2024 43.3 is claimed, 0.26
