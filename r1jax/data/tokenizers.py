@@ -52,9 +52,12 @@ class SymbolTokenizer:
         return [self._ids[p] for p in pieces]
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
-        """Tags are kept, as the format reward needs them; pad and EOS are the special tokens."""
+        """Tags are kept, as the format reward needs them; pad and EOS are the special tokens. An id
+        beyond the symbols, which a model of a larger vocabulary may say, is a replacement sign."""
         first = 2 if skip_special_tokens else 0
-        return self._joiner.join(self.symbols[i] for i in token_ids if i >= first)
+        symbols = [*self.symbols, "\N{REPLACEMENT CHARACTER}"]
+        last = len(self.symbols)
+        return self._joiner.join(symbols[min(i, last)] for i in token_ids if i >= first)
 
     def __len__(self) -> int:
         return len(self.symbols)

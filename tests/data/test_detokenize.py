@@ -62,3 +62,10 @@ def test_half_a_character_at_the_end_is_given_as_it_is():
     stream = TextStream(decode_bytes)
     assert stream.push(list("a\u00e9".encode()[:2])) == "a"
     assert stream.finish() == "\ufffd"
+
+
+def test_ids_beyond_the_symbols_are_a_replacement_sign():
+    """A model may have a larger vocabulary, and say any of it."""
+    tokenizer = SymbolTokenizer("012")
+    ids = [*tokenizer.encode("02"), len(tokenizer), len(tokenizer) + 9]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "02\ufffd\ufffd"

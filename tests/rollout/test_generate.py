@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from helpers import TINY, counted_compiles, log_softmax, make_tiny
 
-from r1jax.rollout import RolloutConfig, SamplingParams, dispatch, generate, prepare_params
+from r1jax.ops.kv_cache import count_bytes
+from r1jax.rollout import RolloutConfig, SamplingParams, decode, dispatch, generate, prepare_params
 from r1jax.rollout.engine import as_prompt_batch
 from r1jax.rollout.plan import prompt_bucket
 from r1jax.types import PromptBatch
@@ -79,6 +80,24 @@ def test_log_probs_equal_the_training_path(changes):
         )
         logits = teacher_forced_logits(rollouts, **changes)
         assert_log_probs_are_of(rollouts, [x / temperature for x in logits])
+
+
+def test_a_bfloat16_sampler_is_near_its_trainer():
+    """Both round every activation; the head is float32 in both. Caches take half the bytes."""
+    rollouts = sample(dtype="bfloat16")
+    logits = teacher_forced_logits(rollouts, dtype="bfloat16")
+    gaps = [
+        rollouts.logp[row, :length] - log_softmax(x)[np.arange(length), rollouts.response(row)]
+        for row, (length, x) in enumerate(zip(rollouts.lengths, logits, strict=True))
+    ]
+    gap = np.abs(np.concatenate(gaps))
+    assert gap.mean() < 0.01
+    assert gap.max() < 0.1
+    caches = [
+        jax.eval_shape(functools.partial(decode.empty_caches, config, decode.PLAIN, 2, 8))
+        for config in (tiny()[0].config, tiny(dtype="bfloat16")[0].config)
+    ]
+    assert count_bytes(caches[0]) == 2 * count_bytes(caches[1])
 
 
 def test_filtered_log_probs_are_of_the_renormalised_distribution():
