@@ -66,7 +66,7 @@ class Runs:
 def records(workdir: pathlib.Path) -> list[dict]:
     """What was logged, by phase and step, without what a clock or a compiler says."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    volatile = ("time/", "step_time", "tokens_per_second", "compiles", "grading/queue_s")
+    volatile = ("time/", "step_time", "tokens_per_second", "compiles", "perf/", "memory/")
     # A process that goes on starts with an empty cache of verdicts.
     volatile += ("grading/queue_s", "grading/cache_hits")
     kept = [{k: v for k, v in line.items() if not k.startswith(volatile)} for line in lines]

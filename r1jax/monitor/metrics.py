@@ -35,6 +35,7 @@ def rollout_metrics(
         **accuracy_metrics(graded.correct, graded.reasoned),
         f"pass@{group}": pass_at_k(graded.correct.reshape(-1, group), group),
     }
+    metrics |= task_metrics(graded)
     metrics |= {f"grading/{name}": value for name, value in graded.counts.items()}
     for name, values in graded.parts.items():
         had = valid & np.isfinite(values)  # a part that not all tasks have is not a number there
@@ -47,6 +48,21 @@ def rollout_metrics(
             f"tasks/{task}/accuracy": mean(graded.correct, rows),
             f"tasks/{task}/mean_length": mean(lengths, rows),
         }
+    return metrics
+
+
+def task_metrics(graded: Graded) -> dict[str, float]:
+    """Each task by itself, in a step that mixes several."""
+    rollouts = graded.rollouts
+    tasks_P = [str(item.get("task", "")) for item in rollouts.prompts.items]
+    tasks_R = np.repeat(tasks_P, rollouts.samples_per_prompt)
+    names = sorted(set(tasks_P))
+    metrics = {}
+    for name in names if len(names) > 1 else ():
+        of_task = tasks_R == name
+        metrics[f"tasks/{name}/accuracy"] = mean(graded.correct, of_task)
+        metrics[f"tasks/{name}/reward"] = mean(graded.rewards, of_task & graded.valid)
+        metrics[f"tasks/{name}/mean_length"] = mean(rollouts.lengths, of_task)
     return metrics
 
 

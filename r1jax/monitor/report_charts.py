@@ -35,6 +35,7 @@ class Plan:
     right: Axis | None = None
     note: str = ""
     least: int = 1  # lines without which there is nothing to compare
+    extra: bool = False  # of what only some runs do: not called missing in the others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +77,8 @@ LEARNING = (
         note="Prompts of which one of k samples is right.",
         least=2,
     ),
+    Plan("Accuracy by task", (Line("tasks/*/accuracy"),), SHARE, least=2, extra=True),
+    Plan("Reward by task", (Line("tasks/*/reward"),), least=2, extra=True),
     Plan(
         "Length, right or wrong",
         (
@@ -140,6 +143,23 @@ HEALTH = (
         Axis("KL, nats a token"),
     ),
     Plan(
+        "Dynamic sampling",
+        (
+            Line("dynamic/accept_rate", "groups accepted"),
+            Line("dynamic/accuracy", "accuracy of all groups"),
+        ),
+        SHARE,
+        note="Of the groups that were sampled, those within the band.",
+        extra=True,
+    ),
+    Plan(
+        "Staleness",
+        (Line("staleness/mean", "mean"), Line("staleness/max", "largest")),
+        Axis("updates", 0.0),
+        note="Updates between the policy that began a response and the one that learns from it.",
+        extra=True,
+    ),
+    Plan(
         "Cut off or left out",
         (
             Line("completions/clipped_ratio", "cut off"),
@@ -150,13 +170,62 @@ HEALTH = (
     ),
 )
 
-SPEED = Plan("Speed", (Line("tokens_per_second", "sampled tokens"),), Axis("tokens a second", 0.0))
+HELD_OUT = "evaluate"  # the phase of measurements between steps
+HELD_OUT_ACCURACY = Plan(
+    "Held-out accuracy, in the loop",
+    (
+        Line("greedy_accuracy", "greedy"),
+        Line("accuracy", "sampled (pass@1)"),
+        Line("maj_at_k", "maj@k"),
+        Line("pass_at_k", "pass@k"),
+    ),
+    SHARE,
+)
+
+SPEED = (
+    Plan("Speed", (Line("tokens_per_second", "sampled tokens"),), Axis("tokens a second", 0.0)),
+    Plan(
+        "Speed of each device",
+        (Line("perf/tokens_per_second_per_device", "sampled tokens"),),
+        Axis("tokens a second and device", 0.0),
+        note="Evaluations and checkpoints left out.",
+        extra=True,
+    ),
+    Plan(
+        "Use of the device",
+        (
+            Line("perf/mfu", "MFU, of the peak in bfloat16"),
+            Line("perf/share_of_matmul", "of a measured matrix product"),
+        ),
+        Axis("share", 0.0),
+        note="Model FLOPs of sampling and updates, over the seconds of the step.",
+        extra=True,
+    ),
+    Plan(
+        "Peak memory",
+        (
+            Line("memory/device_peak_gb", "fullest device"),
+            Line("memory/process_peak_gb", "this process"),
+        ),
+        Axis("GB", 0.0),
+        extra=True,
+    ),
+)
 
 # Said in another chart, or of the run's bookkeeping only.
-COVERED = ("policy_loss", "sampling/logp_difference", "step_time", "num_tokens", "tokens")
+COVERED = (
+    "policy_loss",
+    "sampling/logp_difference",
+    "step_time",
+    "num_tokens",
+    "tokens",
+    "perf/tflops_per_device",
+)
 
 
 def step_label(phase: str) -> str:
+    if phase == HELD_OUT:
+        return "RL steps done"
     return f"{phase_name(phase)} step"
 
 
@@ -201,7 +270,9 @@ def make_figure(run: Run, plan: Plan, phase: str) -> Figure | None:
         left = plan.left
     x = table.steps.astype(float)
     chart = line_chart(x, series, left=left, right=right, x_label=step_label(phase))
-    return Figure(plan.title, (chart,), step_label(phase), plan.note)
+    known = [metric for metric in used_metrics([plan], table) if table.get(metric) is not None]
+    more = f"{len(known) - len(series)} more in metrics.jsonl." if len(known) > len(series) else ""
+    return Figure(plan.title, (chart,), step_label(phase), f"{plan.note} {more}".strip())
 
 
 def make_series(table: Table, plan: Plan, samples: int | None) -> list[Series]:

@@ -155,7 +155,8 @@ def read_rows(workdir: pathlib.Path, phase: str = "rl") -> list[dict[str, Any]]:
             rows[int(step)] = {"step": int(step), "loss": None}
     ordered = [rows[step] for step in sorted(rows)]
     for when, accuracy in held_out if ordered else ():
-        before = [row for row in ordered if row["step"] <= when]
+        # Measured in the loop after so many steps: what the doctor sees there at the step before.
+        before = [row for row in ordered if row["step"] < when]
         (before[-1] if before else ordered[0])[doctor.HELD_OUT] = accuracy
     return ordered
 

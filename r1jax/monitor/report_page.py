@@ -52,7 +52,7 @@ def page_html(run: Run) -> str:
         figure_html(hero, "hero") if hero else "",
         _section("Is it a real reproduction?", _tests(tests)),
         _section("Before and after, on held-out prompts", _before_after(run)),
-        _section("How it learned", _figures(run, plans.LEARNING)),
+        _section("How it learned", _figures(run, plans.LEARNING, _held_out(run))),
         _section(
             "Samples, early and late", samples_html(run.early, run.late) or _none("completions")
         ),
@@ -240,10 +240,22 @@ def _findings(findings: Iterable[Finding]) -> str:
 
 def _figures(run: Run, wanted: Sequence[Plan], more: str = "") -> str:
     figures = [plans.make_figure(run, plan, run.main) for plan in wanted]
-    missing = [plan.title for plan, figure in zip(wanted, figures, strict=True) if figure is None]
+    missing = [
+        plan.title
+        for plan, figure in zip(wanted, figures, strict=True)
+        if figure is None and not plan.extra
+    ]
     shown = "".join(figure_html(figure) for figure in figures if figure)
     grid = f'<div class="grid3">{shown}{more}</div>' if shown or more else ""
     return grid + (_none(*missing) if missing else "")
+
+
+def _held_out(run: Run) -> str:
+    """What was measured between the steps."""
+    if plans.HELD_OUT not in run.phases:
+        return ""
+    figure = plans.make_figure(run, plans.HELD_OUT_ACCURACY, plans.HELD_OUT)
+    return figure_html(figure) if figure else ""
 
 
 def _other_losses(run: Run) -> str:
@@ -261,7 +273,8 @@ def _other_losses(run: Run) -> str:
 
 
 def _times(run: Run) -> str:
-    steps, speed = plans.phase_times(run), plans.make_figure(run, plans.SPEED, run.main)
+    figures = [plans.phase_times(run)]
+    figures += [plans.make_figure(run, plan, run.main) for plan in plans.SPEED]
     seconds = run.summary.get("seconds")
     cards = []
     if isinstance(seconds, dict):
@@ -276,7 +289,7 @@ def _times(run: Run) -> str:
     parts = {k[5:]: float(np.nansum(v)) for k, v in columns.items() if k.startswith("time/")}
     cards.append(_totals(f"{phase_name(run.main)} steps", parts, ""))
     totals = "".join(cards)
-    shown = "".join(figure_html(figure) for figure in (steps, speed) if figure)
+    shown = "".join(figure_html(figure) for figure in figures if figure)
     shown += f'<article class="card totals">{totals}</article>' if totals else ""
     return f'<div class="grid3">{shown}</div>' if shown else _none("times")
 
@@ -301,10 +314,12 @@ def _totals(title: str, seconds: Mapping[str, float], note: str) -> str:
 
 def _others(run: Run) -> str:
     """Folded away: a chart of every metric that no section asked for."""
-    asked = (Plan("", plans.HERO), *plans.LEARNING, *plans.HEALTH, plans.SPEED)
+    asked = (Plan("", plans.HERO), *plans.LEARNING, *plans.HEALTH, *plans.SPEED)
     figures, left = [], 0
     for phase, table in run.phases.items():
         used = plans.used_metrics(asked, table) if phase == run.main else {"loss", "entropy"}
+        if phase == plans.HELD_OUT:
+            used = plans.used_metrics([plans.HELD_OUT_ACCURACY], table)
         for plan in plans.other_plans(table, used):
             figure = plans.make_figure(run, plan, phase)
             if figure and len(figures) < plans.OTHERS:

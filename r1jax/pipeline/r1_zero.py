@@ -7,7 +7,6 @@ Every phase picks up where an earlier run of the same workdir left it.
 
 import functools
 import pathlib
-import resource
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -17,6 +16,7 @@ from r1jax.config import Config
 from r1jax.evaluation.evaluate import evaluate
 from r1jax.monitor import completions
 from r1jax.monitor.clock import CompileCounter
+from r1jax.monitor.memory import process_peak_bytes
 from r1jax.monitor.metrics import finite_or_none
 from r1jax.monitor.report import write_report
 from r1jax.monitor.sinks import Sinks
@@ -133,7 +133,9 @@ class Summary:
         known[phase] = round(known.get(phase, 0.0) + seconds, 2)
 
     def _save(self) -> None:
-        self.value["peak_memory_mb"] = max(self.value.get("peak_memory_mb", 0), peak_memory_mb())
+        self.value["peak_memory_mb"] = max(
+            self.value.get("peak_memory_mb", 0), process_peak_bytes() // 2**20
+        )
         workdir_lib.write_json(self._path, self.value)
 
 
@@ -147,15 +149,6 @@ ROWS = {
     "accuracy_with_reasoning": "accuracy with reasoning",
     "accuracy_without_reasoning": "accuracy without",
 }
-
-
-def peak_memory_mb() -> int:
-    """The most memory this process has held at once."""
-    status = pathlib.Path("/proc/self/status")
-    if status.exists():  # getrusage also counts what the parent held when it forked
-        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
-        return int(line.split()[1]) // 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024**2  # macOS counts bytes
 
 
 def _cell(value: float | None) -> str:

@@ -12,6 +12,7 @@ from r1jax.monitor.metrics import rollout_metrics
 from r1jax.monitor.report_data import read_rows
 from r1jax.rewards.verifiers import task_of
 from r1jax.training.batches import Minibatch
+from r1jax.training.performance import make_performance
 from r1jax.training.sampling import Drawn
 from r1jax.training.session import Session
 from r1jax.training.setup import Setup
@@ -42,6 +43,7 @@ class StepLog:
         self._rows = collections.deque(known, doctor.WINDOW)
         self._told = {finding.name for finding in doctor.diagnose(tuple(self._rows))}
         self._session = session
+        self._performance = make_performance(session.setup)
         self._progress = session.progress(PHASE, session.setup.config.rl.steps, first)
 
     def write(self) -> None:
@@ -70,6 +72,7 @@ class StepLog:
             **{f"time/{phase}": value for phase, value in times.items()},
             "step_time": seconds,
             "tokens_per_second": tokens / max(seconds, 1e-9),
+            **self._performance(graded, tokens, [m.batch for m in finished.minibatches], times),
             "num_tokens": self.books["num_tokens"],
             "compiles": session.compiles.count,
         }

@@ -99,3 +99,21 @@ def test_means_over_nothing_are_null_in_json():
 @pytest.mark.parametrize("value", [math.nan, math.inf, np.float64("-inf")])
 def test_what_is_not_finite_is_null(value):
     assert finite_or_none({"x": value, "count": 3, "y": 0.5}) == {"x": None, "count": 3, "y": 0.5}
+
+
+def test_tasks_are_told_apart_where_a_step_mixes_them():
+    graded = make_graded()
+    prompts = graded.rollouts.prompts
+    names = [name for name in rollout_metrics(graded) if name.startswith("tasks/")]
+    assert names == []  # one task has the step's own numbers
+    prompts = dataclasses.replace(prompts, items=({"task": "sums"}, {"task": "code"}))
+    rollouts = dataclasses.replace(graded.rollouts, prompts=prompts)
+    metrics = rollout_metrics(dataclasses.replace(graded, rollouts=rollouts))
+    assert {name: value for name, value in metrics.items() if name.startswith("tasks/")} == {
+        "tasks/sums/accuracy": 0.5,
+        "tasks/sums/reward": 0.5,
+        "tasks/sums/mean_length": 1.5,
+        "tasks/code/accuracy": 0.5,
+        "tasks/code/reward": 1.0,  # the other one could not be judged
+        "tasks/code/mean_length": 2.5,
+    }

@@ -15,12 +15,14 @@ import pytest
 
 from r1jax.errors import UserError
 from r1jax.monitor import report_data, report_samples, report_verdict
+from r1jax.monitor.doctor import HELD_OUT
 from r1jax.monitor.records import json_lines
 from r1jax.monitor.report import write_figure, write_report
 from r1jax.monitor.report_charts import LEARNING, OTHERS
 from r1jax.monitor.report_data import Run, Sample, read_run
 
 STEPS = 40
+TASK_METRICS = ("accuracy", "reward")
 VOID = {"meta", "br", "i", "path", "circle"}
 
 
@@ -526,6 +528,60 @@ def test_equal_samples_are_shown_once_with_their_count() -> None:
     html = report_samples.samples_html(samples, [])
     assert "× 2" in html
     assert "Late" not in html
+
+
+def test_charts_of_what_only_some_runs_do(tmp_path: pathlib.Path) -> None:
+    """They are there where there are numbers, and not called missing where there are none."""
+    titles = (
+        "Accuracy by task",
+        "Reward by task",
+        "Dynamic sampling",
+        "Staleness",
+        "Use of the device",
+        "Peak memory",
+        "Speed of each device",
+        "Held-out accuracy, in the loop",
+    )
+    plain = read_page(learned(tmp_path))
+    assert not [title for title in titles if title.lower() in plain.text.lower()]
+    more = [
+        {
+            "phase": "rl",
+            "step": step,
+            **{f"tasks/{name}/{what}": 0.1 * step for name in "abcdefgh" for what in TASK_METRICS},
+            "dynamic/accept_rate": 0.5,
+            "staleness/mean": 1.0,
+            "perf/mfu": 0.4,
+            "memory/device_peak_gb": 70.0,
+            "perf/tokens_per_second_per_device": 1000.0,
+        }
+        for step in range(STEPS)
+    ]
+    more += [
+        {"phase": "evaluate", "step": step, "accuracy": 0.01 * step} for step in range(0, STEPS, 4)
+    ]
+    write_lines(tmp_path / "metrics.jsonl", more)
+    text = read_page(tmp_path).text
+    assert [title for title in titles if title not in text] == []
+    assert "2 more in metrics.jsonl" in text  # tasks than a chart has colours
+    assert "RL steps done 36" in text
+    assert "MFU, of the peak in bfloat16 0.4" in text
+    assert "fullest device 70" in text
+
+
+def test_held_out_accuracy_stands_beside_the_step_it_was_measured_after(
+    tmp_path: pathlib.Path,
+) -> None:
+    """As the loop shows it to the doctor; a run that goes on must say what one in one go says."""
+    records = [{"phase": "rl", "step": step, "loss": 1.0} for step in range(6)]
+    records += [{"phase": "evaluate", "step": step, "accuracy": step / 10} for step in (2, 4, 6)]
+    write_lines(tmp_path / "metrics.jsonl", records)
+    rows = report_data.read_rows(tmp_path)
+    assert {row["step"]: row[HELD_OUT] for row in rows if HELD_OUT in row} == {
+        1: 0.2,
+        3: 0.4,
+        5: 0.6,
+    }
 
 
 def test_the_figure_stands_alone(tmp_path: pathlib.Path) -> None:
