@@ -48,7 +48,8 @@ class DataConfig:
     template: str = "symbols"
     system: str = ""  # what a chat template is told first
     max_prompt_tokens: int = 16
-    too_long: Literal["error", "drop"] = "error"  # a question of a file with a longer prompt
+    # What a longer prompt of a file is; truncate: its last tokens, as many as it may have.
+    too_long: Literal["error", "drop", "truncate"] = "error"
 
     @property
     def has_files(self) -> bool:

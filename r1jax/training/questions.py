@@ -17,7 +17,8 @@ from r1jax.rewards import verifiers
 class Files:
     train: Mixture
     held_out: Questions
-    dropped: int  # too long
+    too_long: int  # prompts, that were dropped or truncated
+    truncated: bool
 
     @property
     def fingerprint(self) -> list[int]:
@@ -34,8 +35,9 @@ class Files:
         known = {item["question"] for part in self.train.parts for item in part.items}
         both = sum(item["question"] in known for item in self.held_out.items)
         parts = [f"{len(self.train)} questions to train on", f"{len(self.held_out)} held out"]
-        if self.dropped:
-            parts.append(f"{self.dropped} dropped, their prompts are too long")
+        if self.too_long:
+            done = "truncated on the left" if self.truncated else "dropped"
+            parts.append(f"{self.too_long} {done}, their prompts are too long")
         if both:
             parts.append(f"{both} of those held out are trained on too")
         return "data: " + ", ".join(parts)
@@ -56,10 +58,11 @@ def read_files(config: Config, encode: Callable[[Item], Sequence[int]]) -> Files
         parts = [_without(part, held) for part in parts]
     for questions in (*parts, held_out):
         _require_judges(questions, config.grading.verifiers)
-    *train, measured = [_fitting(questions, data, encode) for questions in (*parts, held_out)]
-    dropped = sum(map(len, (*parts, held_out))) - sum(map(len, (*train, measured)))
+    fitting = [_fitting(questions, data, encode) for questions in (*parts, held_out)]
+    *train, measured = [questions for questions, _ in fitting]
     mixture = Mixture(tuple(train), tuple(weights.values()))
-    return Files(mixture, measured, dropped=dropped)
+    too_long = sum(count for _, count in fitting)
+    return Files(mixture, measured, too_long, truncated=data.too_long == "truncate")
 
 
 _FIELDS = ("items", "places")
@@ -86,7 +89,8 @@ def _require_judges(questions: Questions, routes: Mapping[str, str]) -> None:
 
 def _fitting(
     questions: Questions, data: DataConfig, encode: Callable[[Item], Sequence[int]]
-) -> Questions:
+) -> tuple[Questions, int]:
+    """(the questions that a run asks, how many were too long). `encode` gives whole prompts."""
     most = data.max_prompt_tokens
     lengths = [len(encode(item)) for item in questions.items]
     if 0 in lengths:
@@ -96,11 +100,15 @@ def _fitting(
         raise UserError(
             f"{questions.places[too_long[0]]}: its prompt has {lengths[too_long[0]]} tokens, and "
             f"{len(too_long)} of {len(questions)} have more than config.data.max_prompt_tokens="
-            f"{most}: raise it to {max(lengths)}, or drop them with --config.data.too_long=drop"
+            f"{most}: raise it to {max(lengths)}, or drop them with --config.data.too_long=drop, "
+            "or keep their last tokens with =truncate"
         )
+    if data.too_long == "truncate":
+        return questions, len(too_long)
     if len(too_long) == len(questions):
         raise UserError(
             f"{questions.places[0]}: every prompt has more than config.data.max_prompt_tokens="
             f"{most} tokens: raise it"
         )
-    return questions.take([i for i, length in enumerate(lengths) if length <= most])
+    kept = questions.take([i for i, length in enumerate(lengths) if length <= most])
+    return kept, len(too_long)

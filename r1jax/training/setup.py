@@ -62,7 +62,7 @@ class Setup:
     @functools.cached_property
     def files(self) -> Files | None:
         """The questions of files; None where the task draws them. Read when first asked for."""
-        return read_files(self.config, self.encode) if self.config.data.has_files else None
+        return read_files(self.config, self.encode_whole) if self.config.data.has_files else None
 
     def place(self, batch: PackedBatch) -> PackedBatch:
         """Micro-batches on the devices, the rows of each split over them."""
@@ -98,7 +98,12 @@ class Setup:
         return templates.prompt_text(data.template, item, self.tokenizer, system=data.system)
 
     def encode(self, item: Item) -> list[int]:
-        """The tokens of an item's prompt."""
+        """The tokens of an item's prompt; the last of them, where it may be truncated."""
+        data = self.config.data
+        tokens = self.encode_whole(item)
+        return tokens[-data.max_prompt_tokens :] if data.too_long == "truncate" else tokens
+
+    def encode_whole(self, item: Item) -> list[int]:
         text = self.prompt_text(item)
         return templates.prompt_tokens(self.config.data.template, text, self.tokenizer)
 
