@@ -10,6 +10,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 LOG_RATIO_BOUND = 20.0
+LOGP_FLOOR = -1e4
+
+
+def bound_logp(logp: Float[Array, "*shape"], floor: float = LOGP_FLOOR) -> Float[Array, "*shape"]:
+    """Read a log-prob below the floor (-inf: outside a truncated sampler's support) as the floor.
+
+    No gradient flows from below.
+    """
+    return jnp.where(logp < floor, floor, logp)
 
 
 def bound_log_ratio(log_ratio: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -30,8 +30,6 @@ Aggregation = Literal["token_mean", "sequence_mean", "prompt_mean", "constant"]
 Kl = Literal["none", "k1", "k2", "k3", "k3_unbiased"]
 Stats = dict[str, Array]
 
-LOGP_FLOOR = -1e4
-
 
 @dataclasses.dataclass(frozen=True)
 class PolicyObjective:
@@ -189,9 +187,9 @@ def policy_loss(
     if weights is None:
         groups = {"segment_ids": segment_ids, "prompt_ids": prompt_ids}
         weights = token_weights(objective, mask, denominator=denominator, dtype=dtype, **groups)
-    logp, entropy = _clean(logp, mask, dtype, floor=LOGP_FLOOR), _clean(entropy, mask, dtype)
+    logp, entropy = _clean_logp(logp, mask, dtype), _clean(entropy, mask, dtype)
     logps = (logp if logp_old is None else logp_old, logp_ref, logp_behavior)
-    logps = (_clean(x, mask, dtype, floor=LOGP_FLOOR) for x in logps)
+    logps = (_clean_logp(x, mask, dtype) for x in logps)
     others = (reductions.per_token(advantages, mask.shape), weights)
     data = (*logps, *(_clean(x, mask, dtype) for x in others))
     old, ref, behavior, credit, weight = jax.lax.stop_gradient(data)
@@ -218,12 +216,15 @@ def _to_device(array) -> Any:
     return None if array is None else jnp.asarray(array)
 
 
-def _clean(values_BT, mask_BT, dtype, *, floor=None) -> Any:
-    """0 where the token does not count, at least the floor: no gradient gets past either."""
+def _clean(values_BT, mask_BT, dtype) -> Any:
+    """0 where the token does not count: no gradient gets past it."""
     if values_BT is None:
         return None
-    values_BT = jnp.where(mask_BT, jnp.asarray(values_BT).astype(dtype), 0)
-    return values_BT if floor is None else jnp.where(values_BT < floor, floor, values_BT)
+    return jnp.where(mask_BT, jnp.asarray(values_BT).astype(dtype), 0)
+
+
+def _clean_logp(logp_BT, mask_BT, dtype) -> Any:
+    return None if logp_BT is None else kl_lib.bound_logp(_clean(logp_BT, mask_BT, dtype))
 
 
 def _correct(objective, advantages, samples, mask, segment_ids):

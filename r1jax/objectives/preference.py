@@ -11,9 +11,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from r1jax.objectives import reductions
+from r1jax.objectives.kl import bound_logp
 from r1jax.objectives.reductions import Real, Scalar, masked_mean
 
 Stats = dict[str, Array]
+
+SEQUENCE_FLOOR = -1e8  # 10,000 tokens at the floor of a token's log-prob
 
 
 def sequence_logp(
@@ -23,10 +26,14 @@ def sequence_logp(
     segment_ids: Int[Array, "B T"] | None = None,
     average: bool = False,
 ) -> Float[Array, "B T"]:
-    """Log-prob of each token's sequence: the sum, or the mean, over its counted tokens."""
+    """Log-prob of each token's sequence: the sum, or the mean, over its counted tokens.
+
+    A token's below -10,000 (-inf) is read as the constant -10,000.
+    """
+    logp = bound_logp(jnp.where(mask, logp, 0))
     if average:
         return reductions.sequence_mean(logp, mask, segment_ids)
-    return jnp.asarray(reductions.sequence_sum(jnp.where(mask, logp, 0), segment_ids))
+    return jnp.asarray(reductions.sequence_sum(logp, segment_ids))
 
 
 def dpo_loss(
@@ -49,15 +56,18 @@ def dpo_loss(
         ipo      (h - 1 / (2 beta))^2                                 IPO 2310.12036
 
     Log-probs are sums over the completion for `sigmoid`, means for `ipo` (`sequence_logp`), as its
-    authors use it. Without reference log-probs the loss is reference-free: pi_ref cancels.
+    authors use it. Without reference log-probs the loss is reference-free: pi_ref cancels. What is
+    below -1e8 (-inf) is read as the constant -1e8.
     Statistics are sums over `pairs`, named as in TRL.
     """
     if (ref_chosen is None) != (ref_rejected is None):
         raise ValueError("give both of ref_chosen and ref_rejected, or neither")
     if mask is None:
         mask = jnp.ones(chosen.shape, bool)
+    chosen, rejected = bound_logp(chosen, SEQUENCE_FLOOR), bound_logp(rejected, SEQUENCE_FLOOR)
     if ref_chosen is not None and ref_rejected is not None:
-        chosen, rejected = chosen - ref_chosen, rejected - ref_rejected
+        chosen = chosen - bound_logp(jnp.asarray(ref_chosen), SEQUENCE_FLOOR)
+        rejected = rejected - bound_logp(jnp.asarray(ref_rejected), SEQUENCE_FLOOR)
     chosen, rejected = jnp.where(mask, chosen, 0), jnp.where(mask, rejected, 0)
     margins = beta * (chosen - rejected)
     if loss == "ipo":

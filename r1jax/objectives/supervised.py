@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from r1jax.objectives.kl import bound_logp
 from r1jax.objectives.reductions import Real, Scalar, masked_mean
 
 
@@ -20,9 +21,11 @@ def token_loss(
     optimizer step, the losses of its micro-batches add up to the loss of the whole. `log_z` is the
     log of the softmax's normaliser, which the z-loss (PaLM 2204.02311) holds near 0.
 
+    A log-prob below -10,000 (-inf) is read as the constant -10,000.
+
     On the mask of correct samples this is VAPO's positive-example loss (2504.05118).
     """
-    per_token = -logp
+    per_token = -bound_logp(logp)
     if z_coef != 0:
         if log_z is None:
             raise ValueError("z_coef needs log_z")

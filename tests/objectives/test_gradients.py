@@ -169,6 +169,34 @@ class TestGradientCoefficients:
         np.testing.assert_allclose(-grads, [beta * wrong, -beta * wrong], rtol=1e-12)
 
 
+def test_keeping_the_sampling_mask_gives_the_gradient_of_the_truncated_policy():
+    """By enumeration: the sampler draws tokens 0, 2 and 3 only, and is paid for each."""
+    logits, kept = jnp.array([0.3, 1.5, -0.4, 0.1]), jnp.array([True, False, True, True])
+    rewards = jnp.array([1.0, 9.0, -2.0, 0.5])
+
+    def truncated(logits):
+        return jax.nn.softmax(jnp.where(kept, logits, -jnp.inf))
+
+    def expected_loss(logits, keeps_mask):
+        logp = jax.nn.log_softmax(logits)
+        logp = logp - jax.nn.logsumexp(logp, where=kept) if keeps_mask else logp
+        losses = [
+            policy_loss(
+                PolicyObjective(),
+                logp=logp[None, None, token],
+                logp_old=None,
+                advantages=rewards[None, token],
+                mask=jnp.ones((1, 1), bool),
+            )[0]
+            for token in (0, 2, 3)
+        ]
+        return jnp.sum(jax.lax.stop_gradient(truncated(logits))[kept] * jnp.stack(losses))
+
+    exact = -jax.grad(lambda x: jnp.sum(truncated(x) * rewards))(logits)
+    np.testing.assert_allclose(jax.grad(expected_loss)(logits, True), exact, atol=1e-12)
+    assert not np.allclose(jax.grad(expected_loss)(logits, False), exact, atol=1e-2)
+
+
 class TestKlGradients:
     """Expected gradients on a small categorical, by enumeration: what each estimator optimises."""
 

@@ -198,20 +198,21 @@ def test_denominator_makes_micro_batches_add_up(name):
     np.testing.assert_allclose(total, expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("devices", [8, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4))])
 @pytest.mark.parametrize("name", QUICK_FIRST)
-def test_eight_devices_equal_one(name):
+def test_any_number_of_devices_equals_one(name, devices):
     objective = OBJECTIVES[name]
     rng = np.random.default_rng(3)
     batch, _ = pack(rng, make_step(rng), total_rows=16)
     batch = {k: jnp.asarray(v) for k, v in batch.items()}
     (loss, stats), gradient = compute(objective, batch, None)
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = jax.make_mesh((devices,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharded = jax.device_put(batch, jax.sharding.NamedSharding(mesh, jax.P("data")))
-    (loss8, stats8), gradient8 = compute(objective, sharded, None)
-    np.testing.assert_allclose(loss8, loss, rtol=1e-12)
-    np.testing.assert_allclose(gradient8, gradient, rtol=1e-12, atol=1e-16)
+    (split_loss, split_stats), split_gradient = compute(objective, sharded, None)
+    np.testing.assert_allclose(split_loss, loss, rtol=1e-12)
+    np.testing.assert_allclose(split_gradient, gradient, rtol=1e-12, atol=1e-16)
     for key, value in stats.items():
-        np.testing.assert_allclose(stats8[key], value, rtol=1e-12, atol=1e-14, err_msg=key)
+        np.testing.assert_allclose(split_stats[key], value, rtol=1e-12, atol=1e-14, err_msg=key)
 
 
 @pytest.mark.slow

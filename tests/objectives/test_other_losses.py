@@ -70,6 +70,29 @@ def test_dpo_by_hand():
         preference.dpo_loss(chosen, rejected, beta=1.0, ref_chosen=chosen)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("loss", ["sigmoid", "ipo"])
+def test_impossible_answers_are_finite(loss, dtype):
+    """Every pair of possible and impossible answers, with and without a reference as sure."""
+    logp = jnp.array([-3.0, -jnp.inf, -1e30], dtype)
+    pairs = jnp.repeat(logp, 3), jnp.tile(logp, 3)
+    for refs in ({}, {"ref_chosen": pairs[1], "ref_rejected": pairs[0]}):
+        for smoothing in (0.0, 0.1):
+            options = {"beta": 0.1, "loss": loss, "label_smoothing": smoothing, **refs}
+
+            def total(chosen, rejected, options=options):
+                return preference.dpo_loss(chosen, rejected, **options)[0]
+
+            value, grads = jax.value_and_grad(total, argnums=(0, 1))(*pairs)
+            assert np.isfinite(value)
+            assert all(np.isfinite(x).all() for x in grads)
+    mask = jnp.ones((1, 3), bool)
+    value, grad = jax.value_and_grad(lambda x: supervised.token_loss(x, mask))(logp[None])
+    np.testing.assert_allclose(value, (3 + 2e4) / 3, rtol=1e-6)
+    np.testing.assert_allclose(grad, [[-1 / 3, 0, 0]], rtol=1e-6)
+    np.testing.assert_allclose(preference.sequence_logp(logp[None], mask)[0], -3 - 2e4, rtol=1e-6)
+
+
 def test_label_smoothing_moves_the_optimum_inside():
     def loss(h):
         return preference.dpo_loss(h[None], jnp.zeros(1), beta=1.0, label_smoothing=0.1)[0]

@@ -11,8 +11,8 @@ import optax
 import pytest
 from helpers import counted_compiles, log_softmax, make_tiny, random_batch, random_sequences
 
-from r1jax.objectives.policy import PolicyObjective
-from r1jax.ops import packing
+from r1jax.objectives.policy import PolicyObjective, policy_loss
+from r1jax.ops import attention, packing
 from r1jax.training import step
 
 LONGEST, ROW_LENGTH, ROWS = 8, 16, 8
@@ -259,6 +259,60 @@ def test_sharing_prompts_does_not_change_an_update(row_length, aggregation):
     assert stats.keys() == wanted.keys()
     for name, value in wanted.items():
         np.testing.assert_allclose(stats[name], value, rtol=2e-6, atol=2e-7, err_msg=name)
+
+
+def attention_model(weights, batch):
+    """Log-probs of the targets by two layers of attention, all in float64."""
+    x = weights["embedding"][batch.tokens] + weights["positions"][batch.positions]
+    names = ("segment_ids", "prefix_ids", "positions")
+    ids = {f"{name}_BT": getattr(batch, name) for name in names}
+    for kernels in weights["layers"]:
+        heads = (jnp.einsum("btd,dnh->btnh", x, kernel) for kernel in kernels[:3])
+        x = x + jnp.einsum("btnh,nhd->btd", attention.attend(*heads, **ids, block=8), kernels[3])
+    at = jnp.take_along_axis(x, batch.sources[..., None], axis=1)
+    logs = jax.nn.log_softmax(at @ weights["embedding"].T)
+    return jnp.take_along_axis(logs, batch.targets[..., None], axis=-1)[..., 0]
+
+
+@pytest.mark.parametrize(
+    "aggregation", ["prompt_mean", pytest.param("sequence_mean", marks=pytest.mark.slow)]
+)
+def test_sharing_prompts_is_exact_in_float64(aggregation):
+    """Loss and gradient of shared and of repeated prompts, and of every sequence in its own row."""
+    sequences = list(groups_of_sequences(4, prompts=3, samples=4, longest=13))
+    objective = PolicyObjective(aggregation=aggregation, clip_high=0.28)
+    rng = np.random.default_rng(6)
+    kernels = [rng.normal(0, 0.5, shape) for shape in [(8, 2, 4)] * 3 + [(2, 4, 8)]]
+    weights = {
+        "embedding": rng.normal(size=(24, 8)),
+        "positions": rng.normal(size=(13, 8)),
+        "layers": [kernels, [0.7 * kernel for kernel in kernels]],
+    }
+
+    def total(weights, batch):
+        return policy_loss(
+            objective,
+            logp=attention_model(weights, batch),
+            logp_old=batch.logp_behavior,
+            advantages=batch.advantages,
+            mask=batch.mask,
+            segment_ids=batch.sequence_ids,
+            prompt_ids=batch.prompt_ids,
+        )[0]
+
+    with jax.enable_x64(True):
+        weights = jax.tree.map(jnp.asarray, weights)
+        found = []
+        for row_length, share in ((30, True), (30, False), (13, False)):
+            batch = packing.pack(sequences, row_length=row_length, share_prompts=share)
+            batch = jax.tree.map(jnp.asarray, batch)
+            found.append(jax.jit(jax.value_and_grad(total))(weights, batch))
+        scale = max(abs(leaf).max() for leaf in jax.tree.leaves(found[0]))
+        for other in found[1:]:
+            assert_equal = functools.partial(
+                np.testing.assert_allclose, rtol=1e-12, atol=1e-14 * scale
+            )
+            jax.tree.map(assert_equal, found[0], other)
 
 
 def test_unused_micro_batches_are_never_computed():
