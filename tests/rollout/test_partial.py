@@ -10,6 +10,8 @@ from helpers import counted_compiles
 from test_generate import SAMPLING, WAYS, letters, start, tiny
 from test_groups import SAMPLES, by_hand, mixed, run
 
+from r1jax import mesh as mesh_lib
+from r1jax.models.axes import logical_axes
 from r1jax.rollout import RolloutConfig, dispatch, prepare_params, take_groups
 from r1jax.rollout.engine import as_prompt_batch
 from r1jax.types import PromptBatch
@@ -214,3 +216,21 @@ def test_groups_beyond_those_wanted_are_carried_to_the_next_step():
     np.testing.assert_array_equal(tokens, wholes.tokens[rows])
     assert sampled <= taken * SAMPLES
     assert all(mixed(take_groups(rollouts, [0])) for rollouts in got)
+
+
+@pytest.mark.slow
+def test_eight_devices_carry_as_one_does():
+    """Rows are a multiple of the devices, those that go on are not."""
+    flight = start(MANY_PROMPTS, sampling=LONG, config=COPIED)
+    stop_after(flight, 1)
+    carried = flight.carry(range(len(MANY_PROMPTS)))
+    assert 2 < len(carried.going()) < 21
+    _, params = tiny()
+    mesh = mesh_lib.make_mesh(data=2, fsdp=2, tensor=2)
+    with mesh_lib.use(mesh):
+        shardings = mesh_lib.param_shardings(mesh, params, logical_axes(params))
+        again = go_on(carried, 1, params=jax.device_put(params, shardings))
+        stop_after(again, 1)
+        last = go_on(again.carry(range(len(MANY_PROMPTS))), 2).collect()
+    begun = np.repeat(carried.begun, 3)
+    assert_rows_are(last, whole(), begun, of=begun)
