@@ -153,6 +153,8 @@ class EvalConfig:
 class CheckpointConfig:
     every: int = 50
     keep: int = 2
+    milestone: int = 0  # those at multiples of so many steps are kept for good; 0 = none
+    best: bool = False  # the policy of the best evaluation (eval.every) too, in checkpoints/best
 
 
 @dataclasses.dataclass(frozen=True)
@@ -374,6 +376,11 @@ def _run_problems(config: Config) -> list[Problem]:
         ),
         below("checkpoint.every", config.checkpoint.every, 1),
         below("checkpoint.keep", config.checkpoint.keep, 1),
+        below("checkpoint.milestone", config.checkpoint.milestone, 0),
+        (
+            config.checkpoint.best and not config.eval.every,
+            "checkpoint.best: needs evaluations to compare; set eval.every",
+        ),
         below("grading.workers", config.grading.workers, 0),
         not_above_0("grading.timeout_s", config.grading.timeout_s),
         not_above_0("grading.deadline_s", config.grading.deadline_s),

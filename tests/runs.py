@@ -7,6 +7,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from r1jax.pipeline.replay import VOLATILE
+
 MICRO = """
 def get_config():
     return {
@@ -64,12 +66,9 @@ class Runs:
 
 
 def records(workdir: pathlib.Path) -> list[dict]:
-    """What was logged, by phase and step, without what a clock or a compiler says."""
+    """What was logged, by phase and step, without what differs from process to process."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    volatile = ("time/", "step_time", "tokens_per_second", "compiles", "perf/", "memory/")
-    # A process that goes on starts with an empty cache of verdicts.
-    volatile += ("grading/queue_s", "grading/cache_hits")
-    kept = [{k: v for k, v in line.items() if not k.startswith(volatile)} for line in lines]
+    kept = [{k: v for k, v in line.items() if not k.startswith(VOLATILE)} for line in lines]
     return sorted(kept, key=lambda line: (line["phase"], line["step"]))
 
 

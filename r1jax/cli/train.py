@@ -14,7 +14,7 @@ checkpoints/, summary.json and report.html.
 """
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from absl import flags
 
@@ -22,6 +22,7 @@ from r1jax import config as config_lib
 from r1jax.cli.flags import no_positional, parse
 from r1jax.errors import UserError
 from r1jax.pipeline import r1_zero
+from r1jax.pipeline.replay import replay
 from r1jax.training.interrupts import Interrupted
 
 FLAGS = flags.FlagValues()
@@ -38,6 +39,18 @@ flags.DEFINE_string(
 flags.DEFINE_bool(
     "overwrite", False, "delete the run that is in the workdir and start anew", flag_values=FLAGS
 )
+flags.DEFINE_integer(
+    "resume",
+    None,
+    "go back to the checkpoint of this step; later ones are moved to checkpoints/later",
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+    "replay",
+    None,
+    "do this step of the run in --workdir again, and compare it with what was logged",
+    flag_values=FLAGS,
+)
 flags.DEFINE_bool("show_config", False, "print every setting and stop", flag_values=FLAGS)
 
 USAGE = "r1jax train --config=FILE.py [--workdir=DIR] [--init_from=DIR] [--config.KEY=VALUE ...]"
@@ -46,6 +59,8 @@ USAGE = "r1jax train --config=FILE.py [--workdir=DIR] [--init_from=DIR] [--confi
 def main(argv: Sequence[str]) -> int:
     positional, overrides = parse(FLAGS, argv, usage=USAGE, about=__doc__)
     no_positional(positional)
+    if FLAGS.replay is not None:
+        return replay_step(overrides)
     if not FLAGS.config:
         raise UserError("--config is missing: name a file such as configs/r1_zero_tiny.py")
     if FLAGS.init_from:
@@ -58,8 +73,20 @@ def main(argv: Sequence[str]) -> int:
     name = config.name or pathlib.Path(FLAGS.config.partition(":")[0]).stem
     workdir = pathlib.Path(FLAGS.workdir or f"runs/{name}")
     try:
-        r1_zero.run(config, workdir, overwrite=FLAGS.overwrite)
+        r1_zero.run(config, workdir, overwrite=FLAGS.overwrite, resume=FLAGS.resume)
     except Interrupted as stop:
         print(f"{stop}: saved in {workdir}; the same command goes on from there", flush=True)
         return stop.exit_code
     return 0
+
+
+def replay_step(overrides: Mapping[str, str]) -> int:
+    """0 where every number is the same, 1 where one is not."""
+    if not FLAGS.workdir or FLAGS.config or overrides:
+        raise UserError("--replay takes --workdir of a run, and no config: that of the run counts")
+    differences = replay(pathlib.Path(FLAGS.workdir), FLAGS.replay)
+    for name, logged, now in differences:
+        print(f"{name}: {logged!r} was logged, {now!r} now")
+    same = "differs in what is above" if differences else "is the same, bit for bit"
+    print(f"rl step {FLAGS.replay} {same}")
+    return 1 if differences else 0

@@ -23,7 +23,7 @@ from r1jax.monitor.sinks import Sinks
 from r1jax.training import workdir as workdir_lib
 from r1jax.training.interrupts import Interrupts
 from r1jax.training.load import initial_params
-from r1jax.training.rl import train_rl
+from r1jax.training.rl import PHASE, train_rl
 from r1jax.training.session import Session
 from r1jax.training.setup import make_setup
 from r1jax.training.sft import pretrain
@@ -33,10 +33,18 @@ from r1jax.types import Params
 T = TypeVar("T")
 
 
-def run(config: Config, workdir: pathlib.Path, *, overwrite: bool = False) -> dict[str, Any]:
-    """Train, evaluate, and write the summary; returns it."""
+def run(
+    config: Config,
+    workdir: pathlib.Path,
+    *,
+    overwrite: bool = False,
+    resume: int | None = None,
+) -> dict[str, Any]:
+    """Train, evaluate, and write the summary; returns it. `resume`: from an earlier checkpoint."""
     completions.require_format(config.logging.completions_format)
     workdir_lib.open_workdir(workdir, config, overwrite=overwrite)
+    if resume is not None:
+        workdir_lib.go_back(workdir, PHASE, resume)
     keep_start(config, workdir)
     setup = make_setup(config, workdir)
     if setup.files is not None:
@@ -59,10 +67,8 @@ def run(config: Config, workdir: pathlib.Path, *, overwrite: bool = False) -> di
 
 def _run(session: Session) -> dict[str, Any]:
     summary = Summary(session)
-    if session.setup.config.init_from:
-        base = summary.time("load", lambda: initial_params(session.setup))
-    else:
-        base = summary.time("pretrain", lambda: pretrain(session))
+    phase = "load" if session.setup.config.init_from else "pretrain"
+    base = summary.time(phase, lambda: load_start(session))
     summary.evaluate("before", base, 0)
     measure = functools.partial(evaluate, session.setup)
     state = summary.time("rl", lambda: train_rl(session, base, measure))
@@ -72,6 +78,13 @@ def _run(session: Session) -> dict[str, Any]:
     session.say(summary.table())
     session.say(f"report: {session.workdir / 'report.html'}")
     return summary.value
+
+
+def load_start(session: Session) -> Params:
+    """What reinforcement learning starts from: a checkpoint, or a base of the run's own."""
+    if session.setup.config.init_from:
+        return initial_params(session.setup)
+    return pretrain(session)
 
 
 class Summary:

@@ -61,17 +61,24 @@ class Checkpoints:
         directory: pathlib.Path,
         *,
         keep: int,
+        milestone: int = 0,
         say: Callable[[str], None] = print,
         read_only: bool = False,
     ) -> None:
-        """`read_only` leaves everything as it is, for a reader beside a run that is writing."""
+        """The newest `keep` are kept, and those at multiples of `milestone`.
+
+        `read_only` leaves everything as it is, for a reader beside a run that is writing.
+        """
         self.directory = directory.absolute()
         self._say = say
         self._read_only = read_only
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, create=not read_only, read_only=read_only
+                max_to_keep=keep,
+                keep_period=milestone or None,
+                create=not read_only,
+                read_only=read_only,
             ),
         )
 

@@ -52,9 +52,13 @@ class Run:
 
 
 def train_rl(
-    session: Session, base_params: Params, evaluate: EvaluateFn | None = None
+    session: Session,
+    base_params: Params,
+    evaluate: EvaluateFn | None = None,
+    *,
+    until: int | None = None,
 ) -> TrainState:
-    """Run the RL steps that are not yet done and return the final state.
+    """Run the RL steps that are not yet done, or those before `until`, and return the final state.
 
     The base is taken over unless it is needed beside what is trained: as reference, under adapters.
     """
@@ -62,11 +66,12 @@ def train_rl(
     config = setup.config
     optimizer = make_optimizer(config.optim, config.rl.steps * config.rl.updates)
     checkpoints = session.checkpoints(PHASE)
+    best = session.checkpoints(BEST) if config.checkpoint.best else None
     run = start_or_resume(session, checkpoints, optimizer, base_params)
     shape = rl_batch_shape(config, setup.mesh, setup.module.config.attention)
     update_at = functools.cache(functools.partial(make_rl_update, setup, optimizer, base_params))
     log = StepLog(session, run.books, run.step)
-    while run.step < config.rl.steps:
+    while run.step < (config.rl.steps if until is None else until):
         replace_reference(setup, run)
         policy = setup.policy(base_params, run.state.params)
         # The step before is written down while the device samples.
@@ -82,7 +87,8 @@ def train_rl(
         stopping = session.interrupts.received is not None
         if evaluate is not None and is_due(config.eval.every, run.step):
             log.write()
-            measure(session, log, run, optimizer, evaluate, base_params)
+            if measure(session, log, run, optimizer, evaluate, base_params) and best is not None:
+                save(session, best, run)
         if is_due(config.checkpoint.every, run.step) or run.step == config.rl.steps or stopping:
             log.write()
             save(session, checkpoints, run)
@@ -91,8 +97,11 @@ def train_rl(
         if stopping:
             checkpoints.wait()
             session.interrupts.raise_if_received()
-    checkpoints.wait()
-    checkpoints.close()
+    log.write()
+    for writer in (checkpoints, best):
+        if writer is not None:
+            writer.wait()
+            writer.close()
     return run.state
 
 
@@ -151,8 +160,11 @@ def measure(
     optimizer: optax.GradientTransformation,
     evaluate: EvaluateFn,
     base_params: Params,
-) -> None:
-    """Measure the policy on what is held out; start anew from it where it no longer gets better."""
+) -> bool:
+    """Measure the policy on what is held out; start anew from it where it no longer gets better.
+
+    Returns whether it was never as good.
+    """
     setup = session.setup
     with session.clock("evaluate"):
         numbers = evaluate(setup.policy(base_params, run.state.params))
@@ -172,9 +184,11 @@ def measure(
             run.reference = jax.tree.map(jnp.copy, run.state.params)
         fresh = fresh_state(setup, optimizer, run.state.params)
         run.state = dataclasses.replace(fresh, step=run.state.step)
+    return better
 
 
 EVALUATE = "evaluate"  # as a phase of the log
+BEST = "best"  # checkpoints of the policy with the highest held-out accuracy
 
 
 def write_or_end(session: Session, checkpoints: Checkpoints, run: Run, log: StepLog) -> None:

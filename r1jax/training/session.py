@@ -40,9 +40,11 @@ class Session:
         return Progress(phase, total, first=first, every=every)
 
     def checkpoints(self, phase: str) -> Checkpoints:
+        config = self.setup.config.checkpoint
         return Checkpoints(
             self.workdir / "checkpoints" / phase,
-            keep=self.setup.config.checkpoint.keep,
+            keep=1 if phase == "best" else config.keep,
+            milestone=0 if phase == "best" else config.milestone,
             say=self.say,
         )
 

@@ -25,6 +25,7 @@ OURS = (
     "report.html",
     "checkpoints",
     "start",
+    "replay",
     "tensorboard",
 )
 
@@ -46,6 +47,27 @@ def open_workdir(path: pathlib.Path, config: Config, *, overwrite: bool) -> None
     if saved.exists():
         refuse_other_config(path, read_json(saved), config_lib.to_dict(config))
     write_json(saved, config_lib.to_dict(config))
+
+
+def go_back(path: pathlib.Path, phase: str, step: int) -> None:
+    """Let a phase go on at an earlier checkpoint. Later ones are moved to checkpoints/later."""
+    folder, best = path / "checkpoints" / phase, path / "checkpoints" / "best" / str(step)
+    found = sorted(int(each.name) for each in folder.glob("*") if each.name.isdecimal())
+    if step not in found and best.is_dir():
+        shutil.copytree(best, folder / str(step))
+        found.append(step)
+    if step not in found:
+        known = ", ".join(map(str, found)) or "none"
+        raise UserError(f"--resume={step}: no such checkpoint in {folder}; there are: {known}")
+    for later in (other for other in found if other > step):
+        aside = path / "checkpoints" / "later"
+        aside.mkdir(exist_ok=True)
+        names = (f"{phase}-{later}{mark}" for mark in ("", *(f".{n}" for n in range(1, 1000))))
+        target = next(aside / name for name in names if not (aside / name).exists())
+        (folder / str(later)).rename(target)
+    summary = path / "summary.json"
+    if summary.exists():  # what was measured at the end is of another end
+        write_json(summary, {**read_json(summary), "after": None})
 
 
 def clear(path: pathlib.Path) -> None:
