@@ -21,7 +21,7 @@ def get_config():
         "sampling": {"max_tokens": 10},
         "optim": {"lr": 1e-3},
         "mesh": {"data": 1},
-        "eval": {"prompts": 8, "samples": 4, "k": 2},
+        "eval": {"every": 4, "prompts": 8, "samples": 4, "k": 2},
         "checkpoint": {"every": 4},
         "logging": {"completions_every": 3},
     }

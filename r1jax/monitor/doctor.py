@@ -418,8 +418,10 @@ def hacking(log: Log) -> Finding | None:
         return None
     held_out = log.columns[HELD_OUT]
     known = held_out[np.isfinite(held_out)]
+    # Of many measurements two at either end must agree: one of few questions is a noisy one.
+    ends = min(2, len(known) // 2)
     accuracy = _change(log.columns["accuracy"])
-    if len(known) > 1 and known[0] - known[-1] > limit("accuracy fall"):
+    if ends and known[:ends].min() - known[-ends:].max() > limit("accuracy fall"):
         what, first, last = "held-out accuracy", float(known[0]), float(known[-1])
     elif accuracy is not None and accuracy.sure and -accuracy.rise > limit("accuracy fall"):
         what, first, last = "accuracy", accuracy.first, accuracy.last

@@ -172,7 +172,7 @@ HEALTH = (
 
 HELD_OUT = "evaluate"  # the phase of measurements between steps
 HELD_OUT_ACCURACY = Plan(
-    "Held-out accuracy, in the loop",
+    "Accuracy, held out",
     (
         Line("greedy_accuracy", "greedy"),
         Line("accuracy", "sampled (pass@1)"),

@@ -84,6 +84,7 @@ padding:16px 18px;margin:0;min-width:0}}
 .grid3{{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(340px,100%),1fr));gap:18px}}
 .grid2{{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(400px,100%),1fr));gap:18px;
 }}
+.grid2+.grid3{{margin-top:18px}}
 .hero{{margin-top:26px;padding:20px 24px}}
 .hero .narrow{{display:none}}
 .hero .line{{stroke-width:2.75}}

@@ -1,10 +1,12 @@
 """Where metrics go: JSON lines always; TensorBoard and W&B when asked for."""
 
+import contextlib
 import importlib
 import json
 import pathlib
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -87,11 +89,10 @@ class _Aside:
             self._complain(f"is {WAITING} records behind and gets no more until it catches up")
 
     def close(self) -> None:
-        try:
+        deadline = time.monotonic() + CLOSING_S
+        with contextlib.suppress(queue.Full):  # said below
             self._waiting.put(None, timeout=CLOSING_S)
-            self._thread.join(CLOSING_S)
-        except queue.Full:
-            pass  # said below
+            self._thread.join(max(deadline - time.monotonic(), 0))
         if self._thread.is_alive():
             self._say(f"{self._name}: did not end in {CLOSING_S:g} s; metrics.jsonl is complete")
 

@@ -169,6 +169,15 @@ def test_held_out_accuracy_tells_hacking_too():
     assert doctor.examine(rows) == ()
 
 
+def test_one_bad_measurement_among_many_is_no_fall():
+    rows = ramp(reward=0.9)
+    for at, accuracy in zip((3, 9, 15, -1), (0.5, 0.52, 0.51, 0.3), strict=True):
+        rows[at][doctor.HELD_OUT] = accuracy
+    assert doctor.examine(rows) == ()
+    rows[15][doctor.HELD_OUT] = 0.4
+    assert [f.name for f in doctor.examine(rows)] == ["hacking"]
+
+
 def test_what_is_over_is_told_and_stops_nothing():
     rows = log({ZERO: 1.0}, begins=10)
     for row in rows[20:]:

@@ -540,7 +540,7 @@ def test_charts_of_what_only_some_runs_do(tmp_path: pathlib.Path) -> None:
         "Use of the device",
         "Peak memory",
         "Speed of each device",
-        "Held-out accuracy, in the loop",
+        "Accuracy, held out",
     )
     plain = read_page(learned(tmp_path))
     assert not [title for title in titles if title.lower() in plain.text.lower()]

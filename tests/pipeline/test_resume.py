@@ -9,7 +9,7 @@ import time
 import pytest
 from runs import assert_same_run
 
-TOTAL_RECORDS = 5 + 12 + 2  # pretrain (every 4 of 20), rl, the two evaluations
+TOTAL_RECORDS = 5 + 12 + 3 + 2  # pretrain (every 4 of 20), rl, evaluations in it and around it
 
 
 def wait_for_records(process, workdir, count: int) -> None:

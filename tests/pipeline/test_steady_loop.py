@@ -11,6 +11,16 @@ def test_the_steady_loop_compiles_nothing(whole_run):
     assert compiled[-1] == compiled[1]
 
 
+def test_held_out_questions_are_measured_in_the_loop_as_after_it(whole_run):
+    """With programs that are compiled already: what compiles nothing above evaluates, too."""
+    lines = [json.loads(line) for line in (whole_run / "metrics.jsonl").read_text().splitlines()]
+    measured = [line for line in lines if line["phase"] == "evaluate"]
+    assert [line["step"] for line in measured] == [4, 8, 12]
+    (after,) = (line for line in lines if line["phase"] == "evaluate_after")
+    assert measured[-1] | {"phase": ""} == after | {"phase": ""}
+    assert measured[0] | {"step": 12} != measured[-1]
+
+
 def test_the_summary_has_what_readers_rely_on(whole_run):
     summary = json.loads((whole_run / "summary.json").read_text())
     keys = {"greedy_accuracy", "accuracy", "mean_length", "accuracy_with_reasoning"}
