@@ -24,7 +24,7 @@ CORE = [
     "mpmath>=1.3",
 ]
 HF = ["transformers>=5.23", "huggingface_hub>=2.4", "jinja2"]
-TEST = ["pytest>=9.0", "beartype>=0.23", "hypothesis>=6.150"]
+TEST = ["pytest>=9.0", "beartype>=0.23", "hypothesis>=6.150", "pytest-xdist>=3.8"]
 
 setup(
     name="r1jax",

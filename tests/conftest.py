@@ -5,6 +5,8 @@ look at what it makes of a program.
 """
 
 import os
+import pathlib
+from typing import Any
 
 # Before anything imports jax: tests never take an accelerator by accident.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -19,6 +21,28 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 install_import_hook("r1jax", "beartype.beartype")
+
+# Files whose tests look at what is left on the machine, processes or sockets.
+_LOOK_AROUND = {"test_code.py", "test_code_attacks.py", "test_pool.py"}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Two processes share the tests; which of them go to the same one, one after another.
+
+    Those of a file, for what they share. Those of `pipeline`, whose runs would be made twice, with
+    those that look around the machine, where these runs would leave something to be seen.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = pathlib.PurePath(nodeid.split("::")[0])
+            alone = path.parent.name == "pipeline" or path.name in _LOOK_AROUND
+            return "machine" if alone else str(path)
+
+    return Scheduling(config, log)
+
 
 # Helpers that assert explain themselves as tests do.
 pytest.register_assert_rewrite("runs")
