@@ -113,7 +113,9 @@
     const head = make('div', 'facts');
     head.append(badge(sample), make('span', '', 'step ' + sample.step),
       make('span', '', 'reward ' + number(sample.reward)));
-    if (sample.length !== null) head.append(make('span', '', sample.length + ' tokens'));
+    if (sample.length !== null) {
+      head.append(make('span', '', sample.length + (sample.length === 1 ? ' token' : ' tokens')));
+    }
     if (sample.finished === false) head.append(make('span', '', 'cut'));
     const first = sample.completion.trim().slice(0, 160).replace(/\s+/g, ' ');
     row.append(head, make('div', 'first', first === '' ? '(empty)' : first));

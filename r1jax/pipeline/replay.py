@@ -27,11 +27,12 @@ from r1jax.training.setup import make_setup
 from r1jax.training.step_log import PHASE
 
 FOLDER = "replay"
-# What a clock, a compiler or a cache says, which starts empty in a process that goes on.
+# What a clock, a compiler, a tracker or a cache says, which starts empty in a process that goes on.
 VOLATILE = (
     "time/",
     "perf/",
     "memory/",
+    "sinks/",
     "step_time",
     "tokens_per_second",
     "compiles",

@@ -216,6 +216,26 @@ def test_two_samples_of_a_group_side_by_side(browser, page):
 
 
 @needs_chromium
+def test_what_is_too_long_to_compare_by_words(browser, tmp_path):
+    """By lines then, and if that is too much as well, the page says so at once."""
+    lines = "".join(f"{i} is a word and a line, unlike the others.\n" for i in range(200))
+    texts = {0: (lines, lines.replace("7 is", "7 was", 1)), 1: ("!\n" * 4000, "?\n" * 4000)}
+    records = [record(0, p, s, completion=texts[p][s]) for p in (0, 1) for s in (0, 1)]
+    (tmp_path / "completions.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"phase": "rl", "step": 0, "reward": 1.0}))
+    browser.open(write_report(tmp_path))
+    browser.js("document.querySelector('#rollouts .list').focus()")
+    browser.press("d")
+    assert browser.js("document.querySelector('#rollouts ins').textContent") == "was"
+    browser.press("ArrowDown", "ArrowDown", "d")
+    assert browser.js("document.querySelector('.comparison .note').textContent") == (
+        "Too long to compare: nothing is marked."
+    )
+    assert browser.js("document.querySelectorAll('#rollouts del').length") == 0
+    assert browser.errors == []
+
+
+@needs_chromium
 def test_everything_by_keys(browser, page):
     browser.open(page)
     set_field(browser, "order", "oldest")
