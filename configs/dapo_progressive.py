@@ -72,7 +72,8 @@ def get_config(argument="dynamic_sampling"):
         config.grading = {"settings": {"soft_overlong": {"max_len": LONGEST, "cache": 12}}}
     config.sampling = {"max_tokens": LONGEST}
     config.optim = {"lr": 3e-4}
-    config.batch = {"tokens_per_device": 1024}
+    # The base's corpus has texts of five attempts, longer than what a response may become.
+    config.batch = {"tokens_per_device": 1024, "row_length": 80}
     config.eval = {"every": 20, "prompts": 128, "samples": 32, "k": 8}  # the paper: avg@32
     config.checkpoint = {"every": 20}
     return config

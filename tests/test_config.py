@@ -8,6 +8,7 @@ import pytest
 
 from r1jax import config as config_lib
 from r1jax.config import Config, from_config_dict
+from r1jax.data.tasks import documents_at, make_task
 from r1jax.errors import UserError
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -60,6 +61,12 @@ def test_each_rung_of_the_progressive_table_adds_one_thing():
         {"objective.aggregation"},
         {"rl.dynamic.mode"},
     ]
+    # The base's corpus has longer texts than a response may become: they must fit a row too.
+    task = make_task("countdown")
+    documents = documents_at(task, seed=0, index=0, count=500, reasoning_share=1.0)
+    encode = task.tokenizer().encode
+    longest = max(len(encode(prompt)) + len(encode(text)) for prompt, text in documents)
+    assert rungs[0]["sampling.max_tokens"] < longest < rungs[0]["batch.row_length"]
     base = flat(f"{path}:naive,runs/base")
     assert (base["init_from"], base["pretrain.steps"]) == ("runs/base", 0)
     with pytest.raises(UserError, match="no rung 'all'; there are naive, overlong_filter"):
