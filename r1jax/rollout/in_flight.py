@@ -56,10 +56,9 @@ class InFlight:
         self._under_way: collections.deque[_Chunk] = collections.deque()
         self._arriving: list[tuple[np.ndarray, decode.Outputs]] = []
         self.rollouts, self._began = start.rollouts, start.began
-        self._had = np.where(
-            start.complete, 0, start.rollouts.lengths
-        )  # tokens, to be gone on from
-        self.complete = start.complete
+        # Tokens that a row goes on from.
+        self._had = np.where(start.complete, 0, start.rollouts.lengths)
+        self.complete = start.complete  # [R] bool, True = no more tokens will come
         self._known = np.flatnonzero(start.complete)  # complete rows to be told of
         self._opened = start.complete.copy()  # rows whose prompt has been read
         self._seen_ended = start.complete.copy()
@@ -88,14 +87,18 @@ class InFlight:
 
     def stop(self) -> np.ndarray:
         """End the rollout here: rows that were complete and not yet told of. The other rows of
-        `rollouts` are written down as far as they came, for `carry`."""
+        `rollouts` are written down as far as they came, for `carry`; caches are given up."""
+        known, self._known = self._known, self._known[:0]
+        if self._stopped:
+            return known
         self._stopped, self._arriving = True, []
         rows = np.flatnonzero(self._opened & ~self.complete)
         found = jax.tree.map(lambda leaf: leaf[rows], self.so_far())
         complete = self._arrive(rows, found)
         going = ~self.complete[rows]
         self._write_down(rows[going], jax.tree.map(lambda leaf: leaf[going], found))
-        return complete
+        del self._loop, self._bank
+        return np.concatenate([known, complete])
 
     def complete_groups(self) -> np.ndarray:
         """The prompts whose responses are all complete."""
@@ -104,6 +107,8 @@ class InFlight:
 
     def carry(self, groups: Sequence[int] | np.ndarray) -> Carried:
         """Groups of a rollout that was stopped, as they stand: for a later one to go on with."""
+        if not self._stopped and not self._is_over():
+            raise ValueError("responses are still being sampled: stop the rollout before `carry`")
         chosen = np.asarray(groups, int)
         complete = self.complete.reshape(-1, self._plan.samples_per_prompt)[chosen]
         return Carried(

@@ -180,7 +180,10 @@ def test_steps_of_as_many_groups_compile_nothing_more():
 
 def test_other_rows_cannot_be_gone_on_with():
     flight = start(MANY_PROMPTS, sampling=LONG, config=COPIED)
+    with pytest.raises(ValueError, match="stop the rollout before"):
+        flight.carry([0])
     stop_after(flight, 0)
+    assert not flight.stop().size
     carried = flight.carry([0, 1])
     for changes, message in (
         ({"max_tokens": 19}, "sampling.max_tokens=19: was 20 when"),
