@@ -4,6 +4,7 @@ import jax
 import numpy as np
 
 from r1jax.data.tasks import documents_at
+from r1jax.errors import UserError
 from r1jax.ops import packing
 from r1jax.training.batches import BatchShape, make_batch_shape, pack_micro
 from r1jax.training.optimizer import make_optimizer
@@ -96,5 +97,12 @@ def corpus_batch(setup: Setup, shape: BatchShape, step: int) -> tuple[PackedBatc
         start, end = setup.tokenizer.encode(prompt), setup.tokenizer.encode(response)
         sequences.append(
             packing.Sequence(np.array(start + end, np.int32), mask=np.ones(len(end), bool))
+        )
+    longest = max(len(sequence.tokens) for sequence in sequences)
+    if longest > shape.row_length:
+        raise UserError(
+            f"pretrain step {step}: the task's corpus has a text of {longest} tokens, and rows "
+            f"have {shape.row_length} (prompt and response, from config.data.max_prompt_tokens and "
+            f"sampling.max_tokens): set config.batch.row_length to {longest} or more"
         )
     return pack_micro(sequences, shape)

@@ -7,6 +7,8 @@ from r1jax import mesh as mesh_lib
 from r1jax.config import from_config_dict
 from r1jax.errors import UserError
 from r1jax.training import batches
+from r1jax.training.setup import make_setup
+from r1jax.training.sft import corpus_batch
 
 
 def shape_of(prompt, response, *, backend="xla", **batch):
@@ -48,6 +50,13 @@ def test_sharing_is_as_asked_where_the_backend_can():
 def test_a_backend_of_other_devices_is_refused_before_anything_runs(backend, needs):
     with pytest.raises(UserError, match=f"model.attention='{backend}': needs {needs}, not '"):
         shape_of(512, 64, backend=backend)
+
+
+def test_a_text_of_the_corpus_that_is_longer_than_a_row_is_said():
+    config = from_config_dict({"data": {"task": "countdown"}, "sampling": {"max_tokens": 20}})
+    shape = batches.make_batch_shape(config.batch, mesh_lib.make_mesh(), sequences=8, longest=36)
+    with pytest.raises(UserError, match=r"a text of \d+ tokens, and rows have 40"):
+        corpus_batch(make_setup(config), shape, 0)
 
 
 def test_a_row_is_never_shorter_than_a_sequence():
