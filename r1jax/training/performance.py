@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from r1jax import mesh as mesh_lib
 from r1jax.models.flops import Work, attended_by, attended_up_to, forward_flops
 from r1jax.monitor.memory import peak_memory
 from r1jax.training.setup import Setup
@@ -48,9 +49,7 @@ def make_performance(setup: Setup) -> PerformanceFn:
     devices = setup.mesh.devices.flatten()
     peak = PEAKS.get(devices[0].device_kind)
     name = "perf/mfu" if peak else "perf/share_of_matmul"
-    # All CPU devices are the same cores.
-    count = 1 if peak is None and devices[0].platform == "cpu" else len(devices)
-    best = peak or matmul_tflops(setup.module.config.dtype, large=devices[0].platform != "cpu")
+    best = peak or matmul_tflops(setup, large=devices[0].platform != "cpu")
 
     def performance(
         graded: Graded | None,
@@ -62,7 +61,7 @@ def make_performance(setup: Setup) -> PerformanceFn:
         tflops = step_flops(setup, graded, tokens, batches) / seconds / 1e12
         return {
             "perf/tflops_per_device": tflops / len(devices),
-            name: tflops / (best * count),
+            name: tflops / (best * len(devices)),
             "perf/tokens_per_second_per_device": tokens / seconds / len(devices),
             **peak_memory(),
         }
@@ -111,15 +110,19 @@ def batch_work(setup: Setup, batch: PackedBatch) -> Work:
     )
 
 
-def matmul_tflops(dtype: str, *, large: bool) -> float:
-    """The best of a few products of square matrices on the first device."""
+def matmul_tflops(setup: Setup, *, large: bool) -> float:
+    """Of each device, while all of them multiply square matrices: the best of a few times.
+
+    All at once, because devices may share what they compute with, as those of a CPU do.
+    """
     size = 4096 if large else 1024
-    matrix = jnp.ones((size, size), dtype)
-    multiply = jax.jit(jnp.matmul)
-    multiply(matrix, matrix).block_until_ready()
-    best = np.inf
-    for _ in range(5):
-        start = time.perf_counter()
+    with mesh_lib.use(setup.mesh):  # an array of no particular device then lies on all of them
+        matrix = jnp.ones((size, size), setup.module.config.dtype)
+        multiply = jax.jit(jnp.matmul)
         multiply(matrix, matrix).block_until_ready()
-        best = min(best, time.perf_counter() - start)
+        best = np.inf
+        for _ in range(5):
+            start = time.perf_counter()
+            multiply(matrix, matrix).block_until_ready()
+            best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best / 1e12

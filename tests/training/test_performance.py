@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from r1jax import mesh as mesh_lib
 from r1jax.config import from_config_dict
 from r1jax.models.flops import Work, forward_flops
 from r1jax.monitor import memory
@@ -107,6 +108,24 @@ def test_the_share_is_of_the_peak_where_it_is_known_else_of_a_measured_product(s
     known = performance.make_performance(setup)(graded, 10, [batch], times)
     assert known["perf/mfu"] == pytest.approx(flops / 2 / 1e12 / 2e-6)
     assert "perf/share_of_matmul" not in known
+
+
+def test_every_device_multiplies_while_one_is_timed(setup, monkeypatch):
+    """Eight devices of a CPU are the same cores: one alone would promise eight times too much."""
+    used, compiled = [], jax.jit
+
+    def watched(function):
+        def call(*arrays):
+            product = compiled(function)(*arrays)
+            used.append(len(product.devices()))
+            return product
+
+        return call
+
+    monkeypatch.setattr(jax, "jit", watched)
+    mesh = mesh_lib.make_mesh(data=8, fsdp=1, tensor=1, expert=1)
+    assert performance.matmul_tflops(dataclasses.replace(setup, mesh=mesh), large=False) > 0
+    assert set(used) == {8}
 
 
 def test_memory_says_whose_it_is(monkeypatch):
