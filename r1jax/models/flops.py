@@ -6,6 +6,7 @@ Of a mixture the experts that are chosen count; norms, biases, RoPE and the embe
 not. A backward pass is twice a forward one. The usual "6 N a token" is this without attention.
 """
 
+import collections
 import functools
 import math
 from typing import NamedTuple
@@ -55,19 +56,18 @@ def layer_weights(config: ModelConfig) -> float:
 
 def attended_by(config: ModelConfig, contexts: np.ndarray) -> float:
     """Summed over layers, for tokens that see `contexts` places each, themselves among them."""
-    return sum(
-        float(np.minimum(contexts, window).sum(dtype=np.float64))
-        if window
-        else float(contexts.sum(dtype=np.float64))
-        for window in config.layer_windows
-    )
+    total = 0.0
+    for window, layers in collections.Counter(config.layer_windows).items():
+        seen = contexts if window is None else np.minimum(contexts, window)
+        total += layers * float(seen.sum(dtype=np.float64))
+    return total
 
 
 def attended_up_to(config: ModelConfig, lengths: np.ndarray) -> float:
     """The same for whole sequences: contexts 1, 2, ..., length of each."""
     lengths = np.asarray(lengths, np.float64)
     total = 0.0
-    for window in config.layer_windows:
+    for window, layers in collections.Counter(config.layer_windows).items():
         short = lengths if window is None else np.minimum(lengths, window)
-        total += float((short * (short + 1) / 2 + (lengths - short) * short).sum())
+        total += layers * float((short * (short + 1) / 2 + (lengths - short) * short).sum())
     return total
