@@ -6,6 +6,7 @@ look at what it makes of a program.
 
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 # Before anything imports jax: tests never take an accelerator by accident.
@@ -21,6 +22,15 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 install_import_hook("r1jax", "beartype.beartype")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs() -> Iterator[None]:
+    """Every program compiled for a CPU takes several entries of the process's memory map, and Linux
+    has room for 65,530: beyond that the compiler crashes. All tests together have more."""
+    yield
+    jax.clear_caches()
+
 
 # Files whose tests look at what is left on the machine, processes or sockets.
 _LOOK_AROUND = {"test_code.py", "test_code_attacks.py", "test_pool.py"}

@@ -100,7 +100,7 @@ def test_the_balance_loss_of_each_micro_batch_counts_by_its_tokens(rows_per_micr
         parts = [moe.balance_loss(EXPERTS, read(params, micro)[1]) for micro in micros]
         return sum(part * size for part, size in zip(parts, sizes, strict=True)) / sum(sizes)
 
-    value, wanted = jax.value_and_grad(balance)(params)
+    value, wanted = jax.jit(jax.value_and_grad(balance))(params)
     plain, plain_stats = update("policy", rows_per_micro)
     moved, stats = update("policy", rows_per_micro, balance_loss=0.5)
     np.testing.assert_allclose(stats["balance_loss"], value, rtol=1e-5)
@@ -122,7 +122,7 @@ def test_the_loss_of_multi_token_prediction_is_the_batch_mean(kind, rows_per_mic
         nll, count, _ = mtp.mtp_loss(module, params, read(params, batch)[0], **places)
         return nll / count
 
-    value, wanted = jax.value_and_grad(further)(params)
+    value, wanted = jax.jit(jax.value_and_grad(further))(params)
     assert jnp.any(wanted["layers"]["block"]["moe"]["expert_up"])
     if kind == "policy":  # which is not taught to imitate itself
         rest = {name: leaf for name, leaf in wanted.items() if name != "mtp"}
@@ -137,7 +137,7 @@ def test_the_loss_of_multi_token_prediction_is_the_batch_mean(kind, rows_per_mic
 @pytest.mark.parametrize("with_mtp", [False, True])
 def test_the_selection_bias_moves_against_the_load_of_the_batch(with_mtp, rows_per_micro):
     _, params = tiny()
-    _, routing = read(params, jax.tree.map(jnp.asarray, make_batch()))
+    _, routing = jax.jit(read)(params, jax.tree.map(jnp.asarray, make_batch()))
     load = routing["layers"].load
     wanted = 0.01 * np.sign(load - load.mean(axis=-1, keepdims=True))
     coefficients = {"mtp_loss": 0.3} if with_mtp else {}
