@@ -55,9 +55,14 @@ def pinned(tree: Any) -> Any:
     return jax.tree.map(pin, tree, is_leaf=lambda leaf: isinstance(leaf, LayerCache))
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames="int8")
 def prepare_params(config: ModelConfig, params: Any, *, int8: bool = False) -> dict[str, Any]:
     """Once per policy version. `int8`: the layers' projections, `RolloutConfig.int8_weights`."""
+    # One program for those who say `int8=False` and those who say nothing.
+    return _prepare_params(config, int8, params)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _prepare_params(config: ModelConfig, int8: bool, params: Any) -> dict[str, Any]:
     return transformer.prepare_decode_params(config, params, int8=int8)
 
 
