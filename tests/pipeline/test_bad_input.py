@@ -70,7 +70,7 @@ def test_a_corrupt_saved_config_is_named(runs, tmp_path):
     assert "config.json: cannot be read" in one_line(runs.run(tmp_path))
 
 
-@pytest.mark.parametrize("phase", ["pretrain", "rl"])
+@pytest.mark.parametrize("phase", [pytest.param("pretrain", marks=pytest.mark.slow), "rl"])
 def test_a_loss_that_is_not_finite_stops_the_run_with_the_batch(runs, tmp_path, phase):
     key = {"pretrain": "pretrain.optim.lr", "rl": "optim.lr"}[phase]
     message = one_line(runs.run(tmp_path, f"--config.{key}=1e38"))

@@ -20,9 +20,8 @@ MESHES = {
 }
 
 
-@pytest.mark.parametrize(
-    "mesh", [pytest.param(m, marks=[pytest.mark.slow] if m != "tensor" else []) for m in MESHES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", MESHES)
 def test_a_run_on_eight_devices_is_the_run_on_one(eight, whole_run, tmp_path, mesh):
     done = eight.run(tmp_path, *(f"--config.mesh.{axis}" for axis in MESHES[mesh]))
     assert done.returncode == 0, done.stderr

@@ -89,7 +89,9 @@ def test_accepted_drafts_save_steps():
     assert got.tokens_per_step == (got.busy_steps + got.accepted) / got.busy_steps > 2
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize(
+    "temperature", [0.6, *(pytest.param(t, marks=pytest.mark.slow) for t in (0.0, 1.0))]
+)
 def test_the_models_own_drafts_change_no_response(temperature):
     got = run(
         RolloutConfig(**MTP),
