@@ -10,7 +10,7 @@ from r1jax.rewards import math
 
 SLOW = pytest.mark.slow
 RELAXED = {"deadline": None, "suppress_health_check": list(HealthCheck)}
-MINUTES = int(os.environ.get("R1JAX_FUZZ_EXAMPLES", "20000"))
+MINUTES = int(os.environ.get("R1JAX_FUZZ_EXAMPLES", "2000"))
 
 # An expression is a nested tuple (operator, operands…), a variable name or an integer.
 leaves = st.one_of(st.integers(1, 12), st.sampled_from(["x", "y", "a", "n"]))
