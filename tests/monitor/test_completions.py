@@ -20,7 +20,9 @@ NEEDS = {"jsonl": "json", "parquet": "pyarrow", "arrayrecord": "array_record"}
 EVERY_FORMAT = [
     pytest.param(
         kind,
-        marks=pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=f"needs {package}"),
+        marks=pytest.mark.skipif(
+            importlib.util.find_spec(package) is None, reason=f"needs {package}"
+        ),
     )
     for kind, package in NEEDS.items()
 ]
