@@ -34,6 +34,8 @@ def _forget_programs() -> Iterator[None]:
 
 # Files whose tests look at what is left on the machine, processes or sockets.
 _LOOK_AROUND = {"test_code.py", "test_code_attacks.py", "test_pool.py"}
+# Runs of minutes that share nothing and judge nothing outside their own processes.
+_APART = {"test_learning.py"}
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -48,7 +50,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             path = pathlib.PurePath(nodeid.split("::")[0])
-            alone = path.parent.name == "pipeline" or path.name in _LOOK_AROUND
+            alone = path.parent.name == "pipeline" and path.name not in _APART
+            alone |= path.name in _LOOK_AROUND
             return "machine" if alone else str(path)
 
     return Scheduling(config, log)

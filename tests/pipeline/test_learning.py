@@ -23,9 +23,8 @@ def train(workdir, name: str, *flags: str) -> tuple[dict, dict]:
     return summary["before"], summary["after"]
 
 
-@pytest.mark.parametrize(
-    ("name", "seed"), [("r1_zero_tiny", 1), ("r1_zero_tiny", 2), ("dapo_tiny", 0)]
-)
+# Seed 0 of r1_zero_tiny is README's first command.
+@pytest.mark.parametrize(("name", "seed"), [("r1_zero_tiny", 1), ("dapo_tiny", 0)])
 def test_accuracy_and_length_rise_together(tmp_path, name, seed):
     before, after = train(tmp_path, name, f"--config.seed={seed}")
     assert before["greedy_accuracy"] < 0.2

@@ -1,6 +1,7 @@
 """Mutated responses and generated expressions for as long as one likes: `R1JAX_FUZZ_SECONDS`.
 
-The default is a few seconds, the slow tests a minute each; `atheris` (pip install atheris) guides
+The default is a few seconds, the slow tests half a minute each, always from the same seed, so that
+a finding is a change's own; `R1JAX_FUZZ_SEED` searches elsewhere. `atheris` (pip install atheris) guides
 the mutations by what they reach, where it is there.
 """
 
@@ -20,7 +21,8 @@ from r1jax.rewards import choice, math
 from r1jax.rewards.code import last_block
 
 DATA = pathlib.Path(__file__).parent / "data"
-SECONDS = float(os.environ.get("R1JAX_FUZZ_SECONDS", "60"))
+SECONDS = float(os.environ.get("R1JAX_FUZZ_SECONDS", "30"))
+SEED = int(os.environ.get("R1JAX_FUZZ_SEED", "2"))
 LONGEST_S = 2.0  # processor time of one verdict
 GROWTH_MB = 64
 
@@ -106,7 +108,7 @@ def test_mutants_have_verdicts():
 
 @pytest.mark.slow
 def test_mutants_have_verdicts_for_long():
-    assert fuzz(SECONDS, seed=random.randrange(1 << 30)) > 1000
+    assert fuzz(SECONDS, seed=SEED) > 500
 
 
 ATHERIS = """
@@ -273,7 +275,7 @@ def test_pairs_that_differ_are_told_apart():
 
 @pytest.mark.slow
 def test_pairs_that_differ_are_told_apart_for_long():
-    count, wrong = false_positives(SECONDS, seed=random.randrange(1 << 30))
+    count, wrong = false_positives(SECONDS, seed=SEED)
     assert len(wrong) <= 0.001 * count, wrong[:10]
 
 

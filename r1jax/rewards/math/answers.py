@@ -149,12 +149,11 @@ def _special(plain: str) -> Node | None:
         return Clock(parts[0], parts[1], 0, parts[2])
     if based := _BASE.match(plain):
         base = int(based.group(2))
-        if 2 <= base <= 36 and all(int(c, 36) < base for c in based.group(1)):
+        if 2 <= base <= 36:
             return Based(based.group(1), base)
     if prefixed := _PREFIXED.match(plain):
         base = {"x": 16, "b": 2, "o": 8}[prefixed.group(1)]
-        if all(int(c, 36) < base for c in prefixed.group(2)):
-            return Based(prefixed.group(2).upper(), base)
+        return Based(prefixed.group(2).upper(), base)
     spoken = words.spoken_number(plain)
     if spoken is not None:
         return number(spoken)

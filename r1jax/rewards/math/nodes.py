@@ -116,6 +116,10 @@ class Based:
     digits: str
     base: int
 
+    def __post_init__(self) -> None:
+        if any(int(digit, 36) >= self.base for digit in self.digits):
+            raise Unparsable(f"{self.digits} is no numeral of base {self.base}")
+
 
 @dataclass(frozen=True, slots=True)
 class Clock:

@@ -49,6 +49,7 @@ def subscript(p: Cursor, node: Node) -> Node:
         and isinstance(index, Num)
         and node.decimals is None
         and node.value.denominator == index.value.denominator == 1
+        and node.value >= 0
         and 2 <= index.value <= 36
     ):
         return Based(str(node.value), int(index.value))
