@@ -70,11 +70,7 @@ _CHARS |= _greek(_SMALL_GREEK, "SMALL") | _greek(_CAPITAL_GREEK, "CAPITAL")
 
 
 def _plain_form(ch: str) -> str:
-    """The plain form of full-width and mathematical letters and of the digits of any script; other
-    characters as they are.
-    """
-    if ch.isdecimal():
-        return str(unicodedata.decimal(ch))
+    """The plain form of full-width and mathematical letters; other characters as they are."""
     code = ord(ch)
     if 0xFF01 <= code <= 0xFF5E or 0x1D400 <= code <= 0x1D7FF or 0x2100 <= code <= 0x214F:
         return unicodedata.normalize("NFKC", ch)

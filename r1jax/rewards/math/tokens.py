@@ -195,6 +195,8 @@ class Scanner:
             return False
         if digits[0].isalpha() and (base < 11 or (self.tokens and self.tokens[-1].kind == "sym")):
             return False
+        if any(int(d, 36) >= base for d in digits):
+            raise Unparsable(f"{digits} is no numeral of base {base}")
         self.tokens.append(Token("based", digits.upper(), self.spaced, Fraction(base)))
         self.pos, self.spaced = match.end(), False
         return True
