@@ -204,6 +204,23 @@ class Config:
         """Whether checkpoints hold the reference, because the run may replace it."""
         return self.objective.needs_reference and self.rl.replaces_reference
 
+    @property
+    def old_policy(self) -> Literal["now", "before", "sampler"]:
+        """Whose log-probs an update's ratio is against: those of the policy as it is now (the ratio
+        is 1), as it was before the step's updates, or what the sampler recorded.
+
+        A correction weighs the old policy against the sampler, so it wants the trainer's own count.
+        """
+        corrects = self.objective.correction != "none"
+        if self.rl.updates == 1 and (corrects or self.rl.is_on_policy):
+            return "now"
+        return "before" if corrects else "sampler"
+
+    @property
+    def samples_own_policy(self) -> bool:
+        """Whether the sampler is meant to be the very policy that its samples then update."""
+        return self.objective.correction == "none" and not self.rl.dynamic.carry
+
     def make_reward(self) -> Reward:
         """What is paid for; a `UserError` where that cannot be."""
         grading = self.grading

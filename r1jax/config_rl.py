@@ -45,6 +45,12 @@ class RLConfig:
     reset_on_stall: int = 0
     mask_cut: bool = False  # DAPO's overlong filter: a response that was cut is not in the loss
     dynamic: DynamicConfig = DynamicConfig()
+    # One step off: a step's samples are of the policy before the last step's updates, drawn while
+    # the host judged that step's. Needs objective.correction.
+    asynchronous: bool = False
+    # Nats a token by which sampler and trainer may differ on average where samples are meant to be
+    # the policy's own (no correction, nothing carried); beyond it the run ends. 0 = no bound
+    gap_limit: float = 0.05
     advantage_scale: Literal["std", "none", "batch_std"] = "std"
     advantage_eps: float = 1e-6
 
@@ -56,7 +62,7 @@ class RLConfig:
     @property
     def is_on_policy(self) -> bool:
         """Whether every update is of the very policy that sampled."""
-        return self.updates == 1 and not self.dynamic.carry
+        return self.updates == 1 and not self.dynamic.carry and not self.asynchronous
 
     @property
     def replaces_reference(self) -> bool:
@@ -99,6 +105,12 @@ def rl_problems(config: "Config") -> list[Problem]:
             "learned from them; use 1.0",
         ),
         *_int8_problems(config),
+        (
+            rl.asynchronous and objective.correction == "none",
+            "rl.asynchronous=True: samples are of the policy before the last step's updates; set "
+            "objective.correction='tis' and objective.correction_high=2.0, or leave it out",
+        ),
+        (rl.gap_limit < 0, f"rl.gap_limit={rl.gap_limit}: must be above 0, or 0 for no bound"),
     ]
 
 

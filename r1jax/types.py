@@ -100,6 +100,9 @@ class PackedBatch:
     logp_ref: Any  # float32, what the reference gives it; zeros where no reference is asked for
     sequence_ids: Any  # int32, the sequence that the target is of
     prompt_ids: Any  # int32, which prompt of the batch the sequence answers
+    # float32, what the policy gave it at the start of the step, by the trainer's own count; None =
+    # what the sampler gave it stands for that
+    logp_old: Any = None
     # int32 [B, T, M], the tokens a truncated sampler could have drawn, -1 for none; None = any
     kept: Any = None
 
@@ -112,6 +115,8 @@ class TrainState:
     params: Any
     opt_state: Any
     step: Any  # int32 scalar, updates done
-    # In checkpoints only, where a run has them: the reference it replaced, groups it carries.
+    # In checkpoints only, where a run has them: the reference it replaced, groups it carries, the
+    # samples of the step that comes.
     reference: Any = None
     carried: Any = None
+    ahead: Any = None

@@ -158,6 +158,10 @@ class Grader:
             grades += compose.combine(self.reward, samples[start : start + group])
         return list(samples), grades
 
+    def later(self, work: Callable[[], Any]) -> Future[Any]:
+        """Do work that waits for verdicts on a thread of its own, piece after piece."""
+        return self._lanes_of("later", 1, None).call(work)
+
     def grade(self, samples: Sequence[Sample], *, group: int = 1) -> list[Grade]:
         """Submit, collect and finish."""
         return self.finish(self.submit(samples).collect(), group=group)[1]

@@ -19,11 +19,10 @@ from r1jax.rewards.grader import Pending
 from r1jax.rewards.samples import Sample
 from r1jax.rollout import Carried, Groups
 from r1jax.rollout.plan import RolloutConfig, choose_slots
-from r1jax.training.grading import collect, submit_rows
-from r1jax.training.sampling import Drawn, Feed
+from r1jax.training.sampling import Drawn, Feed, Pieces, Sampled, judged, submit
 from r1jax.training.session import Session
 from r1jax.training.setup import Setup
-from r1jax.types import Graded, Params, PromptBatch, Rollouts
+from r1jax.types import Params, PromptBatch, Rollouts
 
 
 class Judged(NamedTuple):
@@ -41,40 +40,47 @@ class Judged(NamedTuple):
 def draw_band(
     session: Session, policy: Params, feed: Feed, step: int, *, meanwhile: Callable[[], None]
 ) -> Drawn:
+    sampled = sample_band(session, policy, feed, step, meanwhile=meanwhile)
+    with session.clock("grade"):
+        return judged(session.setup, sampled)
+
+
+def sample_band(
+    session: Session, policy: Params, feed: Feed, step: int, *, meanwhile: Callable[[], None]
+) -> Sampled:
     """The first groups within the band, of those carried from the step before and then the stream.
 
     The order of the stream decides, not which group is done first: the seed, the step, the
-    parameters and `feed` say everything. `meanwhile` is called while the device samples.
+    parameters and `feed` say everything. `meanwhile` is called, again and again, while the device
+    samples.
     """
     setup, clock = session.setup, session.clock
     feed = carry_alike(setup, feed, step)
     stream = Stream(setup, feed)
-    judged: dict[int, Judged] = {}
+    known: dict[int, Judged] = {}
 
     def accept(group: Rollouts) -> bool:
-        if not judged:  # the first group is done, and the device busy with others
-            meanwhile()
+        meanwhile()  # a group is done, and the device busy with others
         with clock("grade"):
-            verdict = judged[int(group.prompts.ids[0])] = judge(setup, group, step)
+            verdict = known[int(group.prompts.ids[0])] = judge(setup, group, step)
         low, high = setup.config.rl.dynamic.band
         return low < verdict.accuracy < high
 
     with clock("rollout"):
         groups = sample_groups(setup, policy, feed, stream, accept, step)
-    tried = [judged[place] for place in stream.places[: groups.tried]]
-    with clock("grade"):
-        setup.grader.require_some_verdicts([s for group in tried for s in group.samples])
-        graded = join(setup, groups.rollouts, judged)
+    tried = [known[place] for place in stream.places[: groups.tried]]
+    setup.grader.require_some_verdicts([s for group in tried for s in group.samples])
     if not groups.enough and setup.config.rl.dynamic.exhausted == "stop":
         raise not_enough(setup.config.rl, groups, step)
     carried = carry(setup.config.rl, groups.carried, stream.places[groups.tried :])
     used = groups.tried + (0 if carried is None else len(carried))
-    return Drawn(
-        graded,
+    return Sampled(
+        groups.rollouts if len(groups.rollouts.prompts) else None,
+        pieces_of(groups.rollouts, known),
         next=stream.places[used - 1] + 1,
-        tokens=sum(group.tokens for group in judged.values()),
+        tokens=sum(group.tokens for group in known.values()),
         metrics={**metrics_of(groups, tried, carried), **groups.stats},
-        rates={place: judged[place].accuracy for place in stream.places[: groups.tried]},
+        rates={place: known[place].accuracy for place in stream.places[: groups.tried]},
         carried=carried,
     )
 
@@ -132,30 +138,19 @@ def slots_of_a_step(setup: Setup) -> RolloutConfig:
 
 def judge(setup: Setup, group: Rollouts, step: int) -> Judged:
     """Grade one group, to the end: the device samples on meanwhile."""
-    pending = submit_rows(
-        group,
-        range(len(group.lengths)),
-        grader=setup.grader,
-        tokenizer=setup.tokenizer,
-        opened_by_prompt=setup.opened_by_prompt,
-        run_key=(setup.config.seed, step),
-    )
+    pending = submit(setup, group, range(len(group.lengths)), step)
     known = [s.correct for s in pending.collect() if s.accuracy.score is not None]
     accuracy = float(np.mean(known)) if known else float("nan")
     return Judged(pending, accuracy, int(group.lengths.sum()))
 
 
-def join(setup: Setup, rollouts: Rollouts, judged: Mapping[int, Judged]) -> Graded | None:
-    """The accepted groups, from verdicts that are in: nothing is judged again."""
+def pieces_of(rollouts: Rollouts, known: Mapping[int, Judged]) -> Pieces:
+    """The accepted groups' verdicts, which are in: nothing is judged again."""
     places = rollouts.prompts.ids.tolist()
-    if not places:
-        return None
-    size = rollouts.samples_per_prompt
-    pieces = [
-        (range(at * size, (at + 1) * size), judged[place].pending)
-        for at, place in enumerate(places)
+    size = rollouts.samples_per_prompt if places else 0
+    return [
+        (range(at * size, (at + 1) * size), known[place].pending) for at, place in enumerate(places)
     ]
-    return collect(rollouts, setup.grader, pieces)
 
 
 def not_enough(rl: RLConfig, groups: Groups, step: int) -> UserError:

@@ -95,6 +95,14 @@ def with_reference(
     return dataclasses.replace(batch, logp_ref=logp_ref)
 
 
+def with_old_policy(
+    setup: Setup, policy: Params, batch: PackedBatch, used: int, temperature: float
+) -> PackedBatch:
+    """The batch with the log-probs of the policy as it is before the step's updates."""
+    logp_old, _ = _evaluate(setup.module, policy, batch, np.int32(used), temperature)
+    return dataclasses.replace(batch, logp_old=logp_old)
+
+
 def with_zero_variance(
     setup: Setup,
     policy: Params,

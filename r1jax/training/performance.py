@@ -81,7 +81,7 @@ def step_flops(
         total += forward_flops(model, sampling_work(setup, graded)) * tokens / max(kept, 1)
     # Under adapters no gradient of the frozen weights is needed.
     passes = 2 if setup.trains_adapters else 3
-    passes += setup.config.objective.needs_reference
+    passes += setup.config.objective.needs_reference + (setup.config.old_policy == "before")
     return total + passes * sum(forward_flops(model, batch_work(setup, each)) for each in batches)
 
 

@@ -12,18 +12,20 @@ import optax
 
 from r1jax.errors import UserError
 from r1jax.monitor import doctor
+from r1jax.training import ahead
 from r1jax.training.adapters import make_adapter_update
-from r1jax.training.batches import Minibatch, rl_batch_shape
+from r1jax.training.batches import BatchShape, Minibatch, rl_batch_shape
 from r1jax.training.checkpoint import Checkpoints
-from r1jax.training.dynamic import carried_arrays, draw_band, no_groups, read_carried
+from r1jax.training.dynamic import carried_arrays, no_groups, read_carried
 from r1jax.training.learning import (
     flat_verdicts,
     make_minibatches,
+    with_old_policy,
     with_reference,
     with_zero_variance,
 )
 from r1jax.training.optimizer import make_optimizer
-from r1jax.training.sampling import Drawn, Feed, draw_all
+from r1jax.training.sampling import Drawn, Feed, Sampled
 from r1jax.training.session import Session
 from r1jax.training.setup import (
     Setup,
@@ -34,7 +36,7 @@ from r1jax.training.setup import (
 )
 from r1jax.training.step import UpdateFn, make_policy_loss, make_policy_weights, make_update
 from r1jax.training.step_log import PHASE, Finished, StepLog
-from r1jax.types import Params, Stats, TrainState
+from r1jax.types import Graded, Params, Stats, TrainState
 
 # parameters -> what they can do on held-out prompts
 EvaluateFn = Callable[[Params], Mapping[str, float]]
@@ -47,8 +49,9 @@ class Run:
     step: int  # steps done
     state: TrainState  # without what is there for checkpoints only
     reference: Params | None
-    feed: Feed
+    feed: Feed  # of the next samples; its `updates` are those of `step`
     books: dict[str, Any]
+    ahead: Sampled | None = None  # with rl.asynchronous, what `step` learns from
 
 
 def train_rl(
@@ -76,9 +79,7 @@ def train_rl(
         policy = setup.policy(base_params, run.state.params)
         # The step before is written down while the device samples.
         written = functools.partial(write_or_end, session, checkpoints, run, log)
-        drawn = draw(session, policy, run.feed, run.step, meanwhile=written)
-        with clock("pack"):
-            minibatches = make_minibatches(config, shape, drawn.graded, run.step)
+        drawn, minibatches = draw(session, run, policy, shape, meanwhile=written)
         with clock("update"):
             stats = learn(setup, run, base_params, update_at, drawn, minibatches)
         log.pending = Finished(run.step, drawn, run.feed.updates, stats, minibatches)
@@ -110,16 +111,26 @@ def is_due(every: int, step: int) -> bool:
 
 
 def draw(
-    session: Session, policy: Params, feed: Feed, step: int, *, meanwhile: Callable[[], None]
-) -> Drawn:
-    refills = session.setup.config.rl.dynamic.mode == "refill"
-    return (draw_band if refills else draw_all)(session, policy, feed, step, meanwhile=meanwhile)
+    session: Session, run: Run, policy: Params, shape: BatchShape, *, meanwhile: Callable[[], None]
+) -> tuple[Drawn, list[Minibatch]]:
+    """What the step learns from, packed."""
+    config = session.setup.config
+
+    def pack(graded: Graded | None) -> list[Minibatch]:
+        return make_minibatches(config, shape, graded, run.step)
+
+    if not config.rl.asynchronous:
+        return ahead.draw(session, policy, run.feed, run.step, pack, meanwhile=meanwhile)
+    drawn, minibatches, run.ahead = ahead.draw_ahead(
+        session, policy, run.feed, run.step, pack, now=run.ahead, meanwhile=meanwhile
+    )
+    return drawn, minibatches
 
 
 def next_feed(setup: Setup, run: Run, drawn: Drawn, updates: int) -> Feed:
     """Of the step that comes, `run.step`."""
     began = () if drawn.carried is None else drawn.carried.began.tolist()
-    oldest = min([run.step, *began])
+    oldest = max(0, min([run.step, *began]) - int(setup.config.rl.asynchronous))
     history = (*run.feed.updates, run.feed.updates[-1] + updates)
     rates = run.feed.rates
     if setup.config.data.curriculum != "none":
@@ -140,9 +151,15 @@ def learn(
     config = setup.config
     temperature = setup.sampling_at(run.step).temperature
     update, stats = update_at(temperature), []
-    for minibatch in minibatches:
+    batches = [setup.place(minibatch.batch) for minibatch in minibatches]
+    if config.old_policy == "before":
+        policy = setup.policy(base_params, run.state.params)
+        batches = [
+            with_old_policy(setup, policy, batch, minibatch.used, temperature)
+            for batch, minibatch in zip(batches, minibatches, strict=True)
+        ]
+    for batch, minibatch in zip(batches, minibatches, strict=True):
         used = minibatch.used
-        batch = setup.place(minibatch.batch)
         batch = with_reference(setup, run.reference, batch, used, temperature)
         if config.rl.dynamic.mode == "zvp" and drawn.graded is not None:
             policy = setup.policy(base_params, run.state.params)
@@ -218,11 +235,13 @@ def save(session: Session, checkpoints: Checkpoints, run: Run) -> None:
         run.state,
         reference=run.reference if config.keeps_reference else None,
         carried=carried_arrays(config, run.feed.carried) if config.rl.dynamic.carry else None,
+        ahead=ahead.ahead_arrays(session.setup, run.ahead) if config.rl.asynchronous else None,
     )
     feed = {
         "next_prompt": run.feed.next,
         "updates": list(run.feed.updates),
         "rates": sorted(run.feed.rates.items()),
+        **({"ahead": ahead.ahead_notes(run.ahead)} if config.rl.asynchronous else {}),
     }
     with session.clock("checkpoint"):
         checkpoints.save(run.step, state, {**run.books, **feed})
@@ -258,6 +277,8 @@ def start_or_resume(
         carried=carried,
         rates=dict(books.pop("rates", ())),
     )
+    notes = books.pop("ahead", None)
+    waiting = ahead.read_ahead(setup, feed, step, state.ahead, notes) if notes else None
     reference = None
     if config.objective.needs_reference:
         reference = base_params if state.reference is None else state.reference
@@ -265,8 +286,8 @@ def start_or_resume(
         session.say(f"rl goes on at step {step} of {config.rl.steps}")
     session.forget_after(PHASE, step)
     session.forget_after(EVALUATE, step + 1)  # of the policy after so many steps
-    state = dataclasses.replace(state, reference=None, carried=None)
-    return Run(step, state, reference, feed, books)
+    state = dataclasses.replace(state, reference=None, carried=None, ahead=None)
+    return Run(step, state, reference, feed, books, waiting)
 
 
 def abstract_rl_state(setup: Setup, optimizer: optax.GradientTransformation) -> TrainState:
@@ -275,14 +296,16 @@ def abstract_rl_state(setup: Setup, optimizer: optax.GradientTransformation) -> 
     state = abstract_state(setup, optimizer, adapters=setup.trains_adapters)
     if config.keeps_reference:
         state = dataclasses.replace(state, reference=state.params)
-    if config.rl.dynamic.carry:
-        replicated = jax.sharding.NamedSharding(setup.mesh, jax.P())
-        carried = {
-            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated)
-            for name, leaf in carried_arrays(config, None).items()
-        }
-        state = dataclasses.replace(state, carried=carried)
-    return state
+    replicated = jax.sharding.NamedSharding(setup.mesh, jax.P())
+    groups = {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated)
+        for name, leaf in carried_arrays(config, None).items()
+    }
+    return dataclasses.replace(
+        state,
+        carried=groups if config.rl.dynamic.carry else None,
+        ahead=groups if config.rl.asynchronous else None,
+    )
 
 
 def initial_trained(setup: Setup, base_params: Params) -> Params:
@@ -312,7 +335,7 @@ def make_rl_update(
         setup.module,
         config.objective,
         temperature=temperature,
-        on_policy=config.rl.is_on_policy,
+        on_policy=config.old_policy == "now",
         auxiliary=config.auxiliary,
     )
     weights = make_policy_weights(config.objective)

@@ -1,9 +1,8 @@
 """A step's samples: the prompts that are its own, sampled and judged at once."""
 
 import dataclasses
-import functools
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from r1jax import rollout
@@ -12,8 +11,9 @@ from r1jax.rollout import Carried
 from r1jax.training.grading import collect, submit_rows
 from r1jax.training.session import Session
 from r1jax.training.setup import Setup
-from r1jax.types import Graded, Params
+from r1jax.types import Graded, Params, Rollouts
 
+Pieces = list[tuple[Sequence[int], Pending]]  # rows, and their verdicts on the way
 NO_RATES: Mapping[int, float] = {}
 
 
@@ -41,10 +41,50 @@ class Drawn:
     carried: Carried | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Sampled:
+    """What a step is to learn from, before all verdicts are in."""
+
+    rollouts: Rollouts | None  # None = no group to learn from
+    pieces: Pieces
+    next: int  # this and the rest as in `Drawn`
+    tokens: int
+    metrics: Mapping[str, float]
+    rates: Mapping[int, float] | None = None  # None = those of the rollouts' own prompts
+    carried: Carried | None = None
+
+
 def draw_all(
     session: Session, policy: Params, feed: Feed, step: int, *, meanwhile: Callable[[], None]
 ) -> Drawn:
-    """The next `prompts_per_step` prompts. `meanwhile` is called while the device samples."""
+    sampled = sample_all(session, policy, feed, step, meanwhile=meanwhile)
+    with session.clock("grade"):
+        return judged(session.setup, sampled)
+
+
+def judged(setup: Setup, sampled: Sampled) -> Drawn:
+    """With the verdicts: waits for them."""
+    graded, rates = None, sampled.rates
+    if sampled.rollouts is not None:
+        graded = collect(sampled.rollouts, setup.grader, sampled.pieces)
+        rates = accuracies(graded) if rates is None else rates
+    return Drawn(
+        graded, sampled.next, sampled.tokens, sampled.metrics, rates or {}, sampled.carried
+    )
+
+
+def accuracies(graded: Graded) -> dict[int, float]:
+    """By place of the stream."""
+    places = graded.rollouts.prompts.ids.tolist()
+    shares = graded.correct.reshape(len(places), -1).mean(axis=1)
+    return dict(zip(places, shares.tolist(), strict=True))
+
+
+def sample_all(
+    session: Session, policy: Params, feed: Feed, step: int, *, meanwhile: Callable[[], None]
+) -> Sampled:
+    """The next `prompts_per_step` prompts. `meanwhile` is called, again and again, while the device
+    samples."""
     setup, clock = session.setup, session.clock
     with clock("rollout"):
         count = setup.config.rl.prompts_per_step
@@ -53,16 +93,13 @@ def draw_all(
     meanwhile()
     with clock("rollout"):
         # Judged in the background as they end, while the device samples on.
-        judged = submit_finished(setup, in_flight, step)
-    with clock("grade"):
-        graded = collect(in_flight.rollouts, setup.grader, judged)
-    rights = graded.correct.reshape(count, -1).mean(axis=1)
-    return Drawn(
-        graded,
+        pieces = submit_finished(setup, in_flight, step, meanwhile)
+    return Sampled(
+        in_flight.rollouts,
+        pieces,
         next=places[-1] + 1,
-        tokens=int(graded.rollouts.lengths.sum()),
+        tokens=int(in_flight.rollouts.lengths.sum()),
         metrics=in_flight.stats(),
-        rates=dict(zip(places, rights.tolist(), strict=True)),
     )
 
 
@@ -81,16 +118,23 @@ def start_rollout(setup: Setup, params: Params, prompts: Any, step: int) -> roll
 
 
 def submit_finished(
-    setup: Setup, in_flight: rollout.InFlight, step: int
-) -> list[tuple[list[int], Pending]]:
+    setup: Setup, in_flight: rollout.InFlight, step: int, meanwhile: Callable[[], None]
+) -> Pieces:
     """See the rollout to its end and have its responses judged, in the background, as they come."""
-    submit = functools.partial(
-        submit_rows,
-        in_flight.rollouts,
+    pieces: Pieces = []
+    for rows in in_flight.finished():
+        if len(rows):
+            pieces.append((rows.tolist(), submit(setup, in_flight.rollouts, rows.tolist(), step)))
+        meanwhile()
+    return pieces
+
+
+def submit(setup: Setup, rollouts: Rollouts, rows: Sequence[int], step: int) -> Pending:
+    return submit_rows(
+        rollouts,
+        rows,
         grader=setup.grader,
         tokenizer=setup.tokenizer,
         opened_by_prompt=setup.opened_by_prompt,
         run_key=(setup.config.seed, step),
     )
-    pieces = (rows.tolist() for rows in in_flight.finished())
-    return [(rows, submit(rows)) for rows in pieces if rows]

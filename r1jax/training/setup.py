@@ -114,7 +114,7 @@ class Setup:
     def prompts_at(self, split: str, places: Sequence[int]) -> PromptBatch:
         items = tuple(self.item(split, index) for index in places)
         tokens = tuple(np.array(self.encode(item), np.int32) for item in items)
-        longest = max(map(len, tokens))
+        longest = max(map(len, tokens), default=0)
         if longest > self.config.data.max_prompt_tokens:
             raise UserError(
                 f"a prompt has {longest} tokens, config.data.max_prompt_tokens is "

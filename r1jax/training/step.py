@@ -153,17 +153,19 @@ def make_policy_loss(
     on_policy: bool,
     auxiliary: AuxiliaryConfig = _NO_AUXILIARY,
 ) -> LossFn:
-    """The policy objective. What the sampler recorded stands for the old policy's log-probs.
+    """The policy objective. The old policy's log-probs are the batch's, or where it has none what
+    the sampler recorded.
 
     `on_policy`: this update is the only one of its rollout, so the ratio is 1 by definition.
     """
 
     def score(found: Forward, micro: PackedBatch, weights: Array) -> tuple[Array, Stats]:
         logp = found.logp
+        old = micro.logp_behavior if micro.logp_old is None else micro.logp_old
         loss, stats = policy_loss(
             objective,
             logp=logp,
-            logp_old=None if on_policy else micro.logp_behavior,
+            logp_old=None if on_policy else old,
             advantages=micro.advantages,
             mask=micro.mask,
             segment_ids=micro.sequence_ids,

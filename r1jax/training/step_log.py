@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from r1jax.errors import UserError
 from r1jax.monitor import doctor
 from r1jax.monitor.metrics import rollout_metrics
 from r1jax.monitor.report_data import read_rows
@@ -77,11 +78,28 @@ class StepLog:
             "compiles": session.compiles.count,
         }
         session.sinks.write(PHASE, step, metrics)
+        self._require_own_samples(step, updates)
         logging = session.setup.config.logging
         if step % logging.completions_every == 0 and graded is not None:
             session.log_completions(PHASE, step, graded, logging.completions)
         self._progress.step(step + 1, shown(metrics))
         self._ask_doctor({"step": step, **metrics})
+
+    def _require_own_samples(self, step: int, updates: list[Stats]) -> None:
+        """End the run where sampler and trainer drift apart though nothing corrects for it."""
+        config = self._session.setup.config
+        limit = config.rl.gap_limit
+        if not (updates and limit and config.samples_own_policy):
+            return
+        gap = updates[0]["logp_gap"]
+        if gap > limit:
+            raise UserError(
+                f"rl step {step}: sampler and trainer differ by {gap:.3g} nats a token, above "
+                f"config.rl.gap_limit={limit:g}: the samples are not the policy's own. Compute "
+                "both in one type (model.dtype=float32 tells whether rounding is the cause), set "
+                "objective.correction='tis' and objective.correction_high=2.0, or raise "
+                "rl.gap_limit; the last checkpoint is kept"
+            )
 
     def note_held_out(self, accuracy: float) -> None:
         """For the doctor: measured after the step that was written last."""

@@ -37,6 +37,16 @@ def test_accuracy_and_length_rise_together(tmp_path, name, seed):
     assert before["accuracy_with_reasoning"] > before["accuracy_without_reasoning"] + 0.5
 
 
+def test_samples_of_the_step_before_teach_as_much(tmp_path):
+    flags = ["rl.asynchronous=true", "objective.correction=tis", "objective.correction_high=2.0"]
+    _, after = train(tmp_path, "r1_zero_tiny", *(f"--config.{flag}" for flag in flags))
+    assert after["accuracy"] >= 0.97
+    assert after["greedy_accuracy"] >= 0.97
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    ages = [line["staleness/mean"] for line in lines if line["phase"] == "rl"]
+    assert ages == [0.5, *[2.5] * 79]  # two updates a step
+
+
 def test_a_random_reward_teaches_nothing(tmp_path):
     before, after = train(tmp_path, "r1_zero_tiny", "--config.reward=random")
     assert before["accuracy_with_reasoning"] >= 0.9  # as good a base as the real run's

@@ -1,10 +1,12 @@
 """A run that was killed, stopped or damaged ends as the one that nothing disturbed."""
 
 import json
+import os
 import random
 import shutil
 import signal
 import time
+from collections.abc import Sequence
 
 import pytest
 from runs import assert_same_run
@@ -22,15 +24,15 @@ def wait_for_records(process, workdir, count: int) -> None:
         time.sleep(0.002)
 
 
-def kill_and_resume(runs, workdir, kills: list[int], seed: int) -> None:
+def kill_and_resume(runs, workdir, kills: list[int], seed: int, flags: Sequence[str] = ()) -> None:
     rng = random.Random(seed)
     for count in kills:
-        process = runs.start(workdir)
+        process = runs.start(workdir, *flags)
         wait_for_records(process, workdir, count)
         time.sleep(rng.random() * 0.05)  # anywhere in a step, or in a save
         process.kill()
         process.communicate()
-    done = runs.run(workdir)
+    done = runs.run(workdir, *flags)
     assert done.returncode == 0, done.stderr
 
 
@@ -40,11 +42,28 @@ def test_killed_anywhere_and_run_again_is_the_same_run(runs, whole_run, tmp_path
 
 
 @pytest.mark.slow
-def test_killed_twenty_times(runs, whole_run, tmp_path):
+def test_killed_many_times(runs, whole_run, tmp_path):
+    """As often as R1JAX_KILLS says."""
     rng = random.Random(1)
-    kills = sorted(rng.randrange(0, TOTAL_RECORDS) for _ in range(20))
+    count = int(os.environ.get("R1JAX_KILLS", "10"))
+    kills = sorted(rng.randrange(0, TOTAL_RECORDS) for _ in range(count))
     kill_and_resume(runs, tmp_path / "killed", kills, seed=1)
     assert_same_run(tmp_path / "killed", whole_run)
+
+
+@pytest.mark.slow
+def test_killed_one_step_off(runs, tmp_path):
+    """With samples waiting for their verdicts, and groups carried besides."""
+    flags = ["asynchronous=true", "dynamic.mode=refill", "dynamic.carry=true"]
+    flags = [f"--config.rl.{flag}" for flag in flags]
+    flags += ["--config.objective.correction=tis", "--config.objective.correction_high=2.0"]
+    flags += ["--config.reward_weights={'accuracy': 1.0, 'random': 1.0}"]
+    done = runs.run(tmp_path / "whole", *flags)
+    assert done.returncode == 0, done.stderr
+    rng = random.Random(2)
+    kills = sorted(rng.randrange(5, TOTAL_RECORDS) for _ in range(8))
+    kill_and_resume(runs, tmp_path / "killed", kills, seed=2, flags=flags)
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,146 @@
+"""One step off: the samples of a step are drawn while the host sees to those of the step before.
+
+    device   | sample 1 by p0 | update 0 | sample 2 by p1 | update 1 | sample 3 by p2 | ...
+    host     | judge, pack 0  |          | judge, pack 1  |          | judge, pack 2  |
+
+p1 is the policy after update 0. In the strict loop the device waits for verdicts and packing; here
+it waits for neither, and every step but the first learns from samples that are one step old. The
+order of what is dispatched is the same in every process and in every run.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from r1jax.rollout import Carried
+from r1jax.training.batches import Minibatch
+from r1jax.training.dynamic import carried_arrays, read_carried, sample_band
+from r1jax.training.sampling import Drawn, Feed, Sampled, judged, sample_all, submit
+from r1jax.training.session import Session
+from r1jax.training.setup import Setup
+from r1jax.types import Graded, Params
+
+Pack = Callable[[Graded | None], list[Minibatch]]
+
+
+def sample_step(
+    session: Session, policy: Params, feed: Feed, step: int, *, meanwhile: Callable[[], None]
+) -> Sampled:
+    refills = session.setup.config.rl.dynamic.mode == "refill"
+    return (sample_band if refills else sample_all)(
+        session, policy, feed, step, meanwhile=meanwhile
+    )
+
+
+def draw(
+    session: Session,
+    policy: Params,
+    feed: Feed,
+    step: int,
+    pack: Pack,
+    *,
+    meanwhile: Callable[[], None],
+) -> tuple[Drawn, list[Minibatch]]:
+    """The strict order: sampled by the policy that is then updated."""
+    sampled = sample_step(session, policy, feed, step, meanwhile=meanwhile)
+    with session.clock("grade"):
+        drawn = judged(session.setup, sampled)
+    with session.clock("pack"):
+        return drawn, pack(drawn.graded)
+
+
+def draw_ahead(
+    session: Session,
+    policy: Params,
+    feed: Feed,
+    step: int,
+    pack: Pack,
+    *,
+    now: Sampled | None,
+    meanwhile: Callable[[], None],
+) -> tuple[Drawn, list[Minibatch], Sampled | None]:
+    """This step's samples, judged and packed while the device sampled the next one's; and those.
+
+    `now`: this step's, drawn a step ago; None = there is none, at a run's start. `Drawn.next` and
+    `Drawn.carried` are those of the newest samples.
+    """
+    if now is None:
+        now = sample_step(session, policy, feed, step, meanwhile=meanwhile)
+        feed = feed._replace(next=now.next, carried=now.carried)
+    verdicts = session.setup.grader.later(lambda: judged(session.setup, now))
+    packed: list[list[Minibatch]] = []
+
+    def see_to_this_step() -> None:
+        meanwhile()
+        if verdicts.done() and not packed:
+            with session.clock("pack"):
+                packed.append(pack(verdicts.result().graded))
+
+    following = None
+    if step + 1 < session.setup.config.rl.steps:
+        following = sample_step(session, policy, feed, step + 1, meanwhile=see_to_this_step)
+        following = one_older(following, step + 1)
+    with session.clock("grade"):
+        drawn = verdicts.result()
+    see_to_this_step()
+    newest = following or now
+    drawn = dataclasses.replace(drawn, next=newest.next, carried=newest.carried)
+    return drawn, packed[0], following
+
+
+def one_older(sampled: Sampled, step: int) -> Sampled:
+    """Sampled by the policy before the one that will learn from it."""
+    rollouts = sampled.rollouts
+    if rollouts is None:
+        return sampled
+    # What was begun at step 0 is of the first policy, however it is counted.
+    steps_R = np.minimum(np.asarray(rollouts.staleness) + 1, step).astype(np.int32)
+    metrics = {
+        **sampled.metrics,
+        "rollout/staleness_mean": float(steps_R.mean()),
+        "rollout/staleness_max": float(steps_R.max()),
+    }
+    rollouts = dataclasses.replace(rollouts, staleness=steps_R)
+    return dataclasses.replace(sampled, rollouts=rollouts, metrics=metrics)
+
+
+# For a checkpoint: what was drawn, and not the verdicts, which may not be in. They are asked for
+# again, as those of a step that is done again are.
+
+
+def ahead_arrays(setup: Setup, sampled: Sampled | None) -> dict[str, np.ndarray]:
+    config = setup.config
+    if sampled is None or sampled.rollouts is None:
+        return carried_arrays(config, None)
+    rollouts = sampled.rollouts
+    complete = np.ones(len(rollouts.lengths), bool)
+    return carried_arrays(
+        config, Carried(rollouts, complete, np.zeros(len(rollouts.prompts), np.int32))
+    )
+
+
+def ahead_notes(sampled: Sampled | None) -> dict[str, Any] | None:
+    if sampled is None:
+        return None
+    known = sampled.rates
+    rates = known if known is None else [[at, known[at]] for at in known if np.isfinite(known[at])]
+    return {"tokens": sampled.tokens, "metrics": dict(sampled.metrics), "rates": rates}
+
+
+def read_ahead(
+    setup: Setup, feed: Feed, step: int, arrays: Mapping[str, Any], notes: Mapping[str, Any]
+) -> Sampled:
+    """What a checkpoint has of the samples of a step; their verdicts are on the way again."""
+    rollouts = read_carried(setup, arrays).rollouts
+    rows, rates = range(len(rollouts.lengths)), notes["rates"]
+    return Sampled(
+        rollouts if len(rows) else None,
+        [(rows, submit(setup, rollouts, rows, step))] if len(rows) else [],
+        next=feed.next,
+        tokens=notes["tokens"],
+        metrics=notes["metrics"],
+        rates=None if rates is None else dict(rates),
+        carried=feed.carried,
+    )
