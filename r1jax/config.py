@@ -110,6 +110,25 @@ class OptimConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class CriticConfig:
+    """The second model of PPO, there with rl.advantage="gae": docs/training.md."""
+
+    gamma: float = 1.0
+    lam: float = 1.0  # of the policy's advantages
+    # VAPO: lam = 1 - 1 / (this x response length) instead; VAPO's is 0.05, 0 = off
+    length_alpha: float = 0.0
+    return_lam: float = 1.0  # of the returns that the critic learns
+    whiten: bool = True  # advantages, over the step's tokens, as TRL and verl do
+    clip: float | None = 0.2  # how far a step may move a value; None = any
+    # VC-PPO, VAPO: in the first so many of rl.steps only the critic learns
+    pretrain_steps: int = 0
+    optim: OptimConfig = OptimConfig(lr=2e-6)  # VAPO's rate
+
+    def learns_alone(self, step: int) -> bool:
+        return step < self.pretrain_steps
+
+
+@dataclasses.dataclass(frozen=True)
 class PretrainConfig:
     """The tiny base model's own training; 0 steps = start from the initial parameters."""
 
@@ -192,6 +211,7 @@ class Config:
     grading: GradingConfig = GradingConfig()
     rollout: RolloutConfig = dataclasses.field(default_factory=RolloutConfig)
     optim: OptimConfig = OptimConfig()
+    critic: CriticConfig = CriticConfig()
     auxiliary: AuxiliaryConfig = AuxiliaryConfig()
     batch: BatchConfig = BatchConfig()
     mesh: MeshConfig = MeshConfig()
@@ -293,6 +313,7 @@ def validate(config: Config) -> None:
         *_run_problems(config),
         *_optim_problems("optim", config.optim),
         *_optim_problems("pretrain.optim", config.pretrain.optim),
+        *_optim_problems("critic.optim", config.critic.optim),
     ]
     for wrong, message in problems:
         if wrong:

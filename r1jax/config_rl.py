@@ -51,6 +51,9 @@ class RLConfig:
     # Nats a token by which sampler and trainer may differ on average where samples are meant to be
     # the policy's own (no correction, nothing carried); beyond it the run ends. 0 = no bound
     gap_limit: float = 0.05
+    # group: against the other samples of a prompt, GRPO. gae: against a critic, PPO, whose
+    # settings are config.critic.
+    advantage: Literal["group", "gae"] = "group"
     advantage_scale: Literal["std", "none", "batch_std"] = "std"
     advantage_eps: float = 1e-6
 
@@ -63,6 +66,10 @@ class RLConfig:
     def is_on_policy(self) -> bool:
         """Whether every update is of the very policy that sampled."""
         return self.updates == 1 and not self.dynamic.carry and not self.asynchronous
+
+    @property
+    def has_critic(self) -> bool:
+        return self.advantage == "gae"
 
     @property
     def replaces_reference(self) -> bool:
@@ -81,11 +88,7 @@ def rl_problems(config: "Config") -> list[Problem]:
     return [
         below("rl.steps", rl.steps, 0),
         below("rl.prompts_per_step", rl.prompts_per_step, 1),
-        (
-            rl.samples_per_prompt < 2,
-            f"rl.samples_per_prompt={rl.samples_per_prompt}: must be 2 or more, an advantage "
-            "compares the samples of a prompt",
-        ),
+        below("rl.samples_per_prompt", rl.samples_per_prompt, 1),
         (
             rl.updates_per_step < 1 or sampled % max(rl.updates_per_step, 1) != 0,
             f"rl.updates_per_step={rl.updates_per_step}: must divide the {sampled} samples of a "
@@ -94,7 +97,8 @@ def rl_problems(config: "Config") -> list[Problem]:
         below("rl.epochs", rl.epochs, 1),
         *_stage_problems(rl, config.sampling.max_tokens),
         *_reference_problems(config),
-        *_dynamic_problems(rl.dynamic),
+        *_dynamic_problems(rl),
+        *(_critic_problems(config) if rl.has_critic else _group_problems(config)),
         (
             objective.kl_coef != 0 and objective.kl == "none",
             f"objective.kl_coef={objective.kl_coef}: needs objective.kl (k3 in the papers)",
@@ -167,7 +171,8 @@ def _reference_problems(config: "Config") -> list[Problem]:
     ]
 
 
-def _dynamic_problems(dynamic: DynamicConfig) -> list[Problem]:
+def _dynamic_problems(rl: RLConfig) -> list[Problem]:
+    dynamic = rl.dynamic
     low, high = dynamic.band
     return [
         below("rl.dynamic.budget", dynamic.budget, 1),
@@ -181,4 +186,72 @@ def _dynamic_problems(dynamic: DynamicConfig) -> list[Problem]:
             "only refill begins more than is wanted",
         ),
         not_above_0("rl.dynamic.zvp_alpha", dynamic.zvp_alpha),
+        (
+            dynamic.mode != "off" and rl.samples_per_prompt < 2,
+            f"rl.dynamic.mode={dynamic.mode!r}: goes by the share of right answers of a group; set "
+            "rl.samples_per_prompt to 2 or more, or use 'off'",
+        ),
+    ]
+
+
+def _group_problems(config: "Config") -> list[Problem]:
+    rl, plain = config.rl, type(config.critic)()
+    said = [name for name, value in vars(config.critic).items() if value != getattr(plain, name)]
+    return [
+        (
+            rl.samples_per_prompt < 2,
+            f"rl.samples_per_prompt={rl.samples_per_prompt}: must be 2 or more, an advantage "
+            "compares the samples of a prompt (with rl.advantage='gae', and a critic, 1 is enough)",
+        ),
+        (
+            bool(said),
+            f"critic.{', critic.'.join(said)}: advantages of groups have no critic; set "
+            "rl.advantage='gae', or leave it out",
+        ),
+        (
+            config.objective.kl_in_reward,
+            "objective.kl_in_reward: a group compares whole responses; set rl.advantage='gae', or "
+            "have the KL in the loss",
+        ),
+    ]
+
+
+def _critic_problems(config: "Config") -> list[Problem]:
+    rl, critic = config.rl, config.critic
+    of_groups = ("advantage_scale", "advantage_eps")
+    said = [name for name in of_groups if getattr(rl, name) != getattr(RLConfig(), name)]
+    shares = {name: getattr(critic, name) for name in ("gamma", "lam", "return_lam")}
+    return [
+        (
+            bool(said),
+            f"rl.{', rl.'.join(said)}: of advantages within groups; rl.advantage='gae' has "
+            "critic.whiten instead",
+        ),
+        *(
+            (not 0 <= value <= 1, f"critic.{name}={value}: must lie between 0 and 1")
+            for name, value in shares.items()
+        ),
+        (
+            critic.length_alpha < 0,
+            f"critic.length_alpha={critic.length_alpha}: must be 0 (off) or more; VAPO has 0.05",
+        ),
+        (
+            critic.length_alpha > 0 and critic.lam != type(critic)().lam,
+            f"critic.lam={critic.lam}: critic.length_alpha sets the policy's lambda; leave one out",
+        ),
+        (
+            critic.clip is not None and critic.clip <= 0,
+            f"critic.clip={critic.clip}: must be above 0, or None for no bound",
+        ),
+        below("critic.pretrain_steps", critic.pretrain_steps, 0),
+        (
+            rl.dynamic.mode == "zvp",
+            "rl.dynamic.mode='zvp': gives advantages to groups that have none; with a critic "
+            "(rl.advantage='gae') they have; use 'off'",
+        ),
+        (
+            config.lora.rank > 0,
+            f"lora.rank={config.lora.rank}: a critic is trained whole, which is what adapters are "
+            "to avoid; use rl.advantage='group'",
+        ),
     ]

@@ -105,6 +105,9 @@ class PackedBatch:
     logp_old: Any = None
     # int32 [B, T, M], the tokens a truncated sampler could have drawn, -1 for none; None = any
     kept: Any = None
+    # With a critic, float32: its values before the step's updates, and what it is to learn.
+    values: Any = None
+    returns: Any = None
 
 
 @jax.tree_util.register_dataclass
@@ -116,7 +119,8 @@ class TrainState:
     opt_state: Any
     step: Any  # int32 scalar, updates done
     # In checkpoints only, where a run has them: the reference it replaced, groups it carries, the
-    # samples of the step that comes.
+    # samples of the step that comes, the critic's own state.
     reference: Any = None
     carried: Any = None
     ahead: Any = None
+    critic: Any = None

@@ -50,9 +50,10 @@ def scores(
     tokens_BT: Int[Array, "B T"],
     positions_BT: Int[Array, "B T"] | None = None,
     segment_ids_BT: Int[Array, "B T"] | None = None,
+    prefix_ids_BT: Int[Array, "B T"] | None = None,
 ) -> Float[Array, "B T"]:
     """The head's number at every token, in float32."""
-    inputs = (tokens_BT, positions_BT, segment_ids_BT)
+    inputs = (tokens_BT, positions_BT, segment_ids_BT, prefix_ids_BT)
     hidden = cast(Array, module.apply({"params": params}, *inputs, method="hidden"))
     kernel = params[SCORE].astype(jnp.float32)
     found = jnp.einsum(

@@ -17,6 +17,7 @@ def rollout_metrics(
     lengths, finished = rollouts.lengths, rollouts.finished
     valid = graded.valid
     spread_P = group_spread(graded.rewards.reshape(-1, group), valid.reshape(-1, group))
+    spread_P = spread_P if group > 1 else spread_P[:0]  # one reward has no spread
     metrics = {
         "reward": mean(graded.rewards, valid),
         "reward_std": mean(spread_P),

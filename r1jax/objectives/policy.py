@@ -38,7 +38,8 @@ class PolicyObjective:
     ratio: pi / pi_old of the token; of the sequence, as geometric mean (GSPO); or the sequence's
     value with the token's gradient (GSPO-token).
     surrogate: see `compute_surrogate`. dual_clip and sapo_tau belong to one surrogate each.
-    aggregation: see `token_weights`. kl: see `kl.py`; added to the loss, with the same weights.
+    aggregation: see `token_weights`. kl: see `kl.py`; added to the loss, with the same weights, or
+    with `kl_in_reward` left to who makes the advantages: `advantages.token_rewards`.
     correction: see `correction.py`; `off_policy_delta` is DeepSeek-V3.2's off-policy sequence mask.
     Coefficients may be traced scalars, for controllers that adapt them from step to step.
     """
@@ -53,6 +54,7 @@ class PolicyObjective:
     constant_length: int | None = None
     kl: Kl = "none"
     kl_coef: Scalar = 0.0
+    kl_in_reward: bool = False
     correction: Correction = "none"
     correction_low: Real | None = None
     correction_high: Real | None = None
@@ -75,6 +77,8 @@ class PolicyObjective:
             raise ValueError("aggregation='constant' and constant_length need each other")
         if self.kl == "none" and not _is_zero(self.kl_coef):
             raise ValueError("kl_coef needs an estimator: set kl to k1, k2, k3 or k3_unbiased")
+        if self.kl_in_reward and self.kl != "k1":
+            raise ValueError(f"kl_in_reward needs kl='k1', the log-ratio; kl is {self.kl!r}")
         if self.correction != "none" and self.correction_low is self.correction_high is None:
             raise ValueError(
                 f"correction={self.correction!r} needs correction_low or correction_high"
@@ -84,7 +88,7 @@ class PolicyObjective:
 
     @property
     def needs_reference(self) -> bool:
-        """Whether the loss reads `logp_ref`: a KL with coefficient 0 costs no reference pass."""
+        """Whether anything reads `logp_ref`: a KL with coefficient 0 costs no reference pass."""
         return self.kl != "none" and not _is_zero(self.kl_coef)
 
 
@@ -307,7 +311,7 @@ def compute_surrogate(
 def _penalty(objective, logp, logp_ref, log_ratio, entropy):
     """kl_coef * kl - entropy_coef * entropy per token."""
     penalty = jnp.zeros_like(logp)
-    if objective.needs_reference:
+    if objective.needs_reference and not objective.kl_in_reward:
         if logp_ref is None:
             raise ValueError(f"kl={objective.kl!r} needs logp_ref")
         estimators = {"k1": kl_lib.k1, "k2": kl_lib.k2}

@@ -110,9 +110,11 @@ def choices(objective: PolicyObjective) -> dict[str, str]:
     lines["aggregation"] = AGGREGATION[objective.aggregation]
     if objective.constant_length is not None:
         lines["constant_length"] = f"{objective.constant_length} tokens"
-    lines["kl"] = KL[objective.kl]
+    lines["kl"] = KL["none" if objective.kl_in_reward else objective.kl]
     if objective.kl != "none":
-        lines["kl_coef"] = f"{objective.kl_coef}" + ("" if objective.needs_reference else ": off")
+        where = "of kl in rewards: " if objective.kl_in_reward else ""
+        off = "" if objective.needs_reference else ": off"
+        lines["kl_coef"] = f"{where}{objective.kl_coef}{off}"
     lines["correction"] = CORRECTION[objective.correction]
     if objective.correction != "none":
         bounds = objective.correction_low, objective.correction_high

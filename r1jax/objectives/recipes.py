@@ -273,18 +273,23 @@ PRESETS: dict[str, Preset] = {
             "positive_nll_coef": (0.1, "settings: supervised.token_loss on the correct samples"),
             "value_pretraining_steps": (50, "settings"),
         },
+        notes=("In the loop: rl.advantage='gae', critic.length_alpha=0.05, critic.optim.lr=2e-6.",),
     ),
     "ppo": Preset(
         "PPO, 1707.06347, as a baseline to GRPO in DeepSeek-R1 [A.3]",
-        PolicyObjective(),
+        PolicyObjective(kl="k1", kl_in_reward=True),
         ("gae", {"gamma": 1.0, "lam": 1.0}),
-        reward_kl="k1 at every token; its coefficient is not printed",
+        reward_kl="k1 at every token",
         numbers={
+            "kl_coef": (None, "not printed: set it"),
             "clip": (0.2, "1707.06347, table 1"),
             "lam": (1.0, "2501.12948 [A.3]: .95 clearly worse, 1 nearly GRPO"),
         },
-        assumed=("aggregation",),
-        notes=("The critic has its clipped value loss: value.clipped_value_loss.",),
+        assumed=("aggregation", "kl_coef"),
+        notes=(
+            "The critic has its clipped value loss: value.clipped_value_loss. In the loop: "
+            "rl.advantage='gae', and the critic section of a config.",
+        ),
     ),
     "sapo": Preset(
         "SAPO, 2511.20347",

@@ -14,13 +14,17 @@ def clipped_value_loss(
     values_old: Float[Array, "B T"] | None = None,
     clip: Real | None = None,
     denominator: Scalar | None = None,
+    weights: Float[Array, "B T"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Mean over counted tokens of 1/2 max((V - R)^2, (clip(V, V_old +- clip) - R)^2).
 
     PPO's value loss (1707.06347 and its reference code); without `clip` plain squared error, as for
-    value pre-training. `denominator`: the step's counted tokens, for micro-batches. Statistics are
-    sums: `vf_clipfrac_sum`, `vf_error_sum` (squared error) and `tokens`.
+    value pre-training. For micro-batches: `denominator`, the step's counted tokens, or each token's
+    weight in the step. Statistics are sums: `vf_clipfrac_sum`, `vf_error_sum` (squared error) and
+    `tokens`.
     """
+    if weights is not None and denominator is not None:
+        raise ValueError("give weights or denominator: weights are divided already")
     values, returns = jnp.where(mask, values, 0), jnp.where(mask, returns, 0)
     errors = jnp.square(values - returns)
     losses, is_clipped = errors, jnp.zeros(mask.shape, bool)
@@ -36,4 +40,6 @@ def clipped_value_loss(
         "vf_error_sum": errors.sum(),
         "tokens": mask.sum().astype(values.dtype),
     }
+    if weights is not None:
+        return 0.5 * jnp.where(mask, weights * losses, 0).sum(), stats
     return 0.5 * masked_mean(losses, mask, denominator), stats

@@ -38,8 +38,10 @@ def make_minibatches(
 
 
 def compute_advantages(config: Config, graded: Graded) -> np.ndarray:
-    """One advantage per response, [R]."""
+    """One advantage per response, [R]; the outcome itself where a critic will make advantages."""
     rl = config.rl
+    if rl.has_critic:
+        return graded.rewards
     valid_PG = graded.valid.reshape(-1, rl.samples_per_prompt)
     if rl.dynamic.mode == "drop":  # the step's deviation is of those that are left
         valid_PG = valid_PG & in_band(config, graded)[:, None]

@@ -82,7 +82,11 @@ def step_flops(
     # Under adapters no gradient of the frozen weights is needed.
     passes = 2 if setup.trains_adapters else 3
     passes += setup.config.objective.needs_reference + (setup.config.old_policy == "before")
-    return total + passes * sum(forward_flops(model, batch_work(setup, each)) for each in batches)
+    works = [batch_work(setup, each) for each in batches]
+    total += passes * sum(forward_flops(model, work) for work in works)
+    if setup.config.rl.has_critic:  # one pass for its values, three to train it; no vocabulary
+        total += 4 * sum(forward_flops(model, work._replace(predictions=0.0)) for work in works)
+    return total
 
 
 def sampling_work(setup: Setup, graded: Graded) -> Work:

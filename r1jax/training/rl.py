@@ -16,6 +16,7 @@ from r1jax.training import ahead
 from r1jax.training.adapters import make_adapter_update
 from r1jax.training.batches import BatchShape, Minibatch, rl_batch_shape
 from r1jax.training.checkpoint import Checkpoints
+from r1jax.training.critic import Critic, abstract_critic, fresh_critic
 from r1jax.training.dynamic import carried_arrays, no_groups, read_carried
 from r1jax.training.learning import (
     flat_verdicts,
@@ -52,6 +53,7 @@ class Run:
     feed: Feed  # of the next samples; its `updates` are those of `step`
     books: dict[str, Any]
     ahead: Sampled | None = None  # with rl.asynchronous, what `step` learns from
+    critic: Critic | None = None
 
 
 def train_rl(
@@ -67,7 +69,8 @@ def train_rl(
     """
     setup, clock = session.setup, session.clock
     config = setup.config
-    optimizer = make_optimizer(config.optim, config.rl.steps * config.rl.updates)
+    policy_steps = config.rl.steps - config.critic.pretrain_steps
+    optimizer = make_optimizer(config.optim, policy_steps * config.rl.updates)
     checkpoints = session.checkpoints(PHASE)
     best = session.checkpoints(BEST) if config.checkpoint.best else None
     run = start_or_resume(session, checkpoints, optimizer, base_params)
@@ -82,9 +85,9 @@ def train_rl(
         drawn, minibatches = draw(session, run, policy, shape, meanwhile=written)
         with clock("update"):
             stats = learn(setup, run, base_params, update_at, drawn, minibatches)
-        log.pending = Finished(run.step, drawn, run.feed.updates, stats, minibatches)
+        done = log.pending = Finished(run.step, drawn, run.feed.updates, stats, minibatches)
         run.step += 1
-        run.feed = next_feed(setup, run, drawn, len(minibatches))
+        run.feed = next_feed(setup, run, drawn, done.policy_updates)
         stopping = session.interrupts.received is not None
         if evaluate is not None and is_due(config.eval.every, run.step):
             log.write()
@@ -158,14 +161,24 @@ def learn(
             with_old_policy(setup, policy, batch, minibatch.used, temperature)
             for batch, minibatch in zip(batches, minibatches, strict=True)
         ]
+    batches = [
+        with_reference(setup, run.reference, batch, minibatch.used, temperature)
+        for batch, minibatch in zip(batches, minibatches, strict=True)
+    ]
+    of_step: Stats = {}
+    if run.critic is not None:
+        batches, of_step = run.critic.advise(batches, [each.used for each in minibatches])
     for batch, minibatch in zip(batches, minibatches, strict=True):
-        used = minibatch.used
-        batch = with_reference(setup, run.reference, batch, used, temperature)
+        used, update_stats = minibatch.used, of_step
         if config.rl.dynamic.mode == "zvp" and drawn.graded is not None:
             policy = setup.policy(base_params, run.state.params)
             verdicts_P = flat_verdicts(config, drawn.graded)
             batch = with_zero_variance(setup, policy, batch, used, temperature, verdicts_P)
-        run.state, update_stats = update(run.state, batch, np.int32(used))
+        if run.critic is not None:
+            update_stats = update_stats | run.critic.learn(run.step, batch, used)
+        if not config.critic.learns_alone(run.step):
+            run.state, policy_stats = update(run.state, batch, np.int32(used))
+            update_stats = update_stats | policy_stats
         stats.append(update_stats)
     return stats
 
@@ -236,6 +249,7 @@ def save(session: Session, checkpoints: Checkpoints, run: Run) -> None:
         reference=run.reference if config.keeps_reference else None,
         carried=carried_arrays(config, run.feed.carried) if config.rl.dynamic.carry else None,
         ahead=ahead.ahead_arrays(session.setup, run.ahead) if config.rl.asynchronous else None,
+        critic=None if run.critic is None else run.critic.state,
     )
     feed = {
         "next_prompt": run.feed.next,
@@ -258,12 +272,16 @@ def start_or_resume(
     config = setup.config
     restored = checkpoints.restore(abstract_rl_state(setup, optimizer))
     origin = setup.origin(base_params)
+    critic_state = None
     if restored is None:
+        if config.rl.has_critic:  # while the base is still there
+            critic_state = fresh_critic(setup, base_params)
         params = initial_trained(setup, base_params)
         state = fresh_state(setup, optimizer, params, adapters=setup.trains_adapters)
         step, saved = 0, {}
     else:
         step, state, saved = restored
+        critic_state = state.critic
         require_same_origin(origin, saved.get("origin", origin))
     books = {"num_tokens": 0, "best_accuracy": -1.0, "stalled": 0, "origin": origin, **saved}
     carried = None
@@ -286,8 +304,9 @@ def start_or_resume(
         session.say(f"rl goes on at step {step} of {config.rl.steps}")
     session.forget_after(PHASE, step)
     session.forget_after(EVALUATE, step + 1)  # of the policy after so many steps
-    state = dataclasses.replace(state, reference=None, carried=None, ahead=None)
-    return Run(step, state, reference, feed, books, waiting)
+    state = dataclasses.replace(state, reference=None, carried=None, ahead=None, critic=None)
+    critic = None if critic_state is None else Critic(setup, critic_state)
+    return Run(step, state, reference, feed, books, waiting, critic)
 
 
 def abstract_rl_state(setup: Setup, optimizer: optax.GradientTransformation) -> TrainState:
@@ -305,6 +324,7 @@ def abstract_rl_state(setup: Setup, optimizer: optax.GradientTransformation) -> 
         state,
         carried=groups if config.rl.dynamic.carry else None,
         ahead=groups if config.rl.asynchronous else None,
+        critic=abstract_critic(setup) if config.rl.has_critic else None,
     )
 
 

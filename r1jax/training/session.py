@@ -68,7 +68,8 @@ class Session:
         self, phase: str, step: int, stats: Mapping[str, float], batch: PackedBatch
     ) -> None:
         """Stop on a NaN or infinite loss or gradient, with the batch kept for inspection."""
-        broken = [name for name in ("loss", "grad_norm") if not np.isfinite(stats[name])]
+        watched = ("loss", "grad_norm", "value/loss", "value/grad_norm")
+        broken = [name for name in watched if not np.isfinite(stats.get(name, 0.0))]
         if not broken:
             return
         path = self.workdir / f"nonfinite_{phase}_{step}.npz"

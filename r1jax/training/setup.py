@@ -181,6 +181,13 @@ def abstract_state(
         lambda: init_state(_init_trained(setup, adapters, setup.config.seed), optimizer)
     )
     axes = lora.logical_axes(shapes.params, PARAM_AXES) if adapters else logical_axes(shapes.params)
+    return with_shardings(setup, shapes, optimizer, axes)
+
+
+def with_shardings(
+    setup: Setup, shapes: TrainState, optimizer: optax.GradientTransformation, axes: Any
+) -> TrainState:
+    """An abstract state laid over the devices; `axes`: the logical ones of its parameters."""
     params = mesh_lib.param_shardings(setup.mesh, shapes.params, axes)
     shardings = mesh_lib.state_shardings(setup.mesh, shapes, optimizer, params)
     return jax.tree.map(

@@ -32,6 +32,11 @@ class Finished:
     stats: list[Stats]  # of each update, still on the device
     minibatches: list[Minibatch]
 
+    @property
+    def policy_updates(self) -> int:
+        """None where a critic learns alone."""
+        return sum("policy_loss" in stats for stats in self.stats)
+
 
 class StepLog:
     """Writes down each finished step: metrics, the progress line, some completions, what ails."""
@@ -91,7 +96,7 @@ class StepLog:
         limit = config.rl.gap_limit
         if not (updates and limit and config.samples_own_policy):
             return
-        gap = updates[0]["logp_gap"]
+        gap = updates[0].get("logp_gap", 0.0)  # a critic that learns alone says nothing of it
         if gap > limit:
             raise UserError(
                 f"rl step {step}: sampler and trainer differ by {gap:.3g} nats a token, above "
@@ -135,6 +140,8 @@ def update_metrics(updates: list[Stats]) -> dict[str, float]:
     The sampler/trainer gap is the first update's: later ones compare with a policy that has moved.
     """
     first = updates[0]
+    if "logp_gap" not in first:  # the critic learned alone
+        return {name: float(np.mean([stats[name] for stats in updates])) for name in first}
     own = {"tokens", "logp_gap", "logp_gap_max"}  # told apart from the objective's statistics
     metrics = {}
     for name in [name for name in first if name not in own]:
@@ -150,7 +157,7 @@ def update_metrics(updates: list[Stats]) -> dict[str, float]:
 def staleness(finished: Finished) -> dict[str, float]:
     """How many updates the policy had had since it began the responses it then learned from."""
     graded = finished.drawn.graded
-    if graded is None or not finished.minibatches:
+    if graded is None or not finished.policy_updates:
         return {}
     steps_R = graded.rollouts.staleness
     begun_R = np.array(finished.updates)[-1 - (0 if steps_R is None else steps_R)]
