@@ -186,7 +186,8 @@ def settle(
 
 
 def _mean(values: Array, mask: Array) -> Array:
-    return jnp.sum(jnp.where(mask, values, 0)) / jnp.maximum(jnp.sum(mask), 1)
+    count = jnp.maximum(jnp.sum(mask), 1).astype(values.dtype)
+    return jnp.sum(jnp.where(mask, values, 0)) / count
 
 
 def _variance(values: Array, mask: Array) -> Array:

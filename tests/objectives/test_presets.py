@@ -69,6 +69,7 @@ def test_no_field_is_left_out_of_the_words():
         "constant_length": {"aggregation": "constant", "constant_length": 7},
         "kl": {"kl": "k3"},
         "kl_coef": {"kl": "k3", "kl_coef": 0.1},
+        "kl_in_reward": {"kl": "k1", "kl_in_reward": True},
         "correction": {"correction": "tis", "correction_high": 2.0},
         "correction_low": {"correction": "icepop", "correction_low": 0.5},
         "correction_high": {"correction": "icepop", "correction_high": 5.0},
