@@ -37,6 +37,11 @@ def test_value_loss_by_hand():
     assert (stats["vf_clipfrac_sum"], stats["vf_error_sum"], stats["tokens"]) == (2, 6, 3)
     plain, _ = value.clipped_value_loss(jnp.ones((1, 2)), jnp.zeros((1, 2)), jnp.ones((1, 2), bool))
     assert plain == 0.5
+    weights = jnp.array([[0.25, 0.5]])
+    weighed, _ = value.clipped_value_loss(
+        jnp.array([[1.0, 2.0]]), jnp.zeros((1, 2)), jnp.ones((1, 2), bool), weights=weights
+    )
+    assert weighed == 0.5 * (0.25 * 1 + 0.5 * 4)
     with pytest.raises(ValueError, match="values_old"):
         value.clipped_value_loss(
             jnp.ones((1, 2)), jnp.zeros((1, 2)), jnp.ones((1, 2), bool), clip=1.0

@@ -293,3 +293,20 @@ def test_denominators_of_any_kind():
 
     for denominator in [4, 4.0, np.int64(4), np.float64(4), jnp.asarray(4), jnp.asarray(4.0)]:
         assert loss(denominator) == -0.5
+
+
+def test_a_kl_in_the_reward_is_not_in_the_loss():
+    given = {
+        "logp": jnp.array([[-1.0, -2.0]]),
+        "logp_old": jnp.array([[-1.5, -2.5]]),
+        "advantages": jnp.ones((1, 2)),
+        "mask": jnp.ones((1, 2), bool),
+    }
+    objective = PolicyObjective(kl="k1", kl_coef=0.5, kl_in_reward=True)
+    assert objective.needs_reference
+    loss, stats = policy_loss(objective, **given, logp_ref=jnp.array([[-3.0, -4.0]]))
+    plain, _ = policy_loss(PolicyObjective(), **given)
+    assert loss == plain
+    assert stats["kl_sum"] > 0
+    with pytest.raises(ValueError, match="kl_in_reward needs kl='k1'"):
+        PolicyObjective(kl_in_reward=True)

@@ -91,6 +91,11 @@ def test_an_update_is_three_forward_passes_and_dropped_samples_count(setup):
     config = dataclasses.replace(setup.config, objective=objective)
     with_reference = dataclasses.replace(setup, config=config)
     assert flops(with_reference, None, 0, [batch]) == pytest.approx(4 * learned)
+    critic = from_config_dict({"rl": {"advantage": "gae"}})
+    values = performance.batch_work(setup, batch)._replace(predictions=0)
+    assert flops(dataclasses.replace(setup, config=critic), None, 0, [batch]) == pytest.approx(
+        3 * learned + 4 * forward_flops(model, values)
+    )
 
 
 def test_the_share_is_of_the_peak_where_it_is_known_else_of_a_measured_product(setup, monkeypatch):
