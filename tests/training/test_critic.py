@@ -27,15 +27,19 @@ def tiny():
     return heads.attach(*make_tiny(layers=1), seed=3)
 
 
+def halves(sequence):
+    """(prompt, response)"""
+    return np.split(sequence.tokens, [len(sequence.tokens) - len(sequence.advantages)])
+
+
 def make_batch(*, share_prompts=False) -> tuple[PackedBatch, int]:
     """Random responses in micro-batches; `advantages` has each response's outcome."""
     rng = np.random.default_rng(0)
     sequences = random_sequences(rng, 11, longest=LONGEST)
     if share_prompts:  # the second of each pair answers the first one's prompt
-        for first, second in zip(sequences[::2], sequences[1::2], strict=False):
-            prompt = first.tokens[: len(first.tokens) - len(first.mask)]
-            tokens = np.concatenate([prompt, second.tokens[-len(second.mask) :]])
-            object.__setattr__(second, "tokens", tokens)
+        for at in range(1, len(sequences), 2):
+            tokens = np.concatenate([halves(sequences[at - 1])[0], halves(sequences[at])[1]])
+            sequences[at] = dataclasses.replace(sequences[at], tokens=tokens)
     batch = packing.pack(sequences, row_length=ROW_LENGTH, rows=ROWS, share_prompts=share_prompts)
     noise = rng.normal(0, 0.3, batch.mask.shape).astype(np.float32)
     batch = dataclasses.replace(batch, logp_ref=batch.logp_behavior + noise)
@@ -117,10 +121,10 @@ def test_values_advantages_and_returns_are_those_of_each_response(options, share
 def test_advantages_are_whitened_over_all_minibatches_of_a_step():
     rng = np.random.default_rng(1)
     arrays = rng.normal(3, 2, (2, 3, 1, 2, 8)).astype(np.float32)
-    masks = rng.random((2, 1, 2, 8)) < 0.7
+    masks = np.less(rng.random((2, 1, 2, 8)), 0.7)
     found = [critic.Appraisal(*each) for each in arrays]
     settled, stats = jax.jit(functools.partial(critic.settle, whiten=True))(found, list(masks))
-    values, advantages, returns = (np.float64(arrays[:, i])[masks] for i in range(3))
+    values, advantages, returns = (arrays[:, i][masks].astype(np.float64) for i in range(3))
     wanted = (advantages - advantages.mean()) / advantages.std(ddof=1)
     whitened = np.stack([each.advantages for each in settled])
     np.testing.assert_allclose(whitened[masks], wanted, atol=1e-5)
