@@ -64,6 +64,7 @@ class GradingConfig:
     settings: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     when_correct: tuple[str, ...] = ()  # parts that count only where the answer is correct
     verifiers: Mapping[str, str] = dataclasses.field(default_factory=dict)  # task -> who judges it
+    steps: str = ""  # with rl.advantage="process", the function that rewards steps
     workers: int = 0  # processes and sandboxes; 0 = one less than cores
     timeout_s: float = 2.0  # processor time of one answer in its worker
     deadline_s: float = 300.0  # of a step's samples; what is not judged by then is masked
@@ -250,6 +251,7 @@ class Config:
             grading.when_correct,
             grading.verifiers,
             self.task_rewards,
+            grading.steps,
         )
         return rules if self.reward == "rules" else rules.replaced_by({"random": 1.0})
 

@@ -51,9 +51,10 @@ class RLConfig:
     # Nats a token by which sampler and trainer may differ on average where samples are meant to be
     # the policy's own (no correction, nothing carried); beyond it the run ends. 0 = no bound
     gap_limit: float = 0.05
-    # group: against the other samples of a prompt, GRPO. gae: against a critic, PPO, whose
-    # settings are config.critic.
-    advantage: Literal["group", "gae"] = "group"
+    # group: against the other samples of a prompt, GRPO. process: of each token, from rewards of
+    # the steps (grading.steps) against all steps of the prompt's responses. gae: against a critic,
+    # PPO, whose settings are config.critic.
+    advantage: Literal["group", "process", "gae"] = "group"
     advantage_scale: Literal["std", "none", "batch_std"] = "std"
     advantage_eps: float = 1e-6
 
@@ -108,6 +109,7 @@ def rl_problems(config: "Config") -> list[Problem]:
             "sampling.temperature=0: greedy samples of a prompt are all the same, nothing can be "
             "learned from them; use 1.0",
         ),
+        *_process_problems(config),
         *_int8_problems(config),
         (
             rl.asynchronous and objective.correction == "none",
@@ -145,6 +147,37 @@ def _stage_problems(rl: RLConfig, longest: int) -> list[Problem]:
         (
             any(temperature <= 0 for _, _, temperature in rl.stages),
             f"rl.stages={rl.stages}: temperatures must be above 0",
+        ),
+    ]
+
+
+def _process_problems(config: "Config") -> list[Problem]:
+    rl, function = config.rl, config.grading.steps
+    return [
+        (
+            rl.advantage == "process" and not function,
+            "rl.advantage='process': nobody rewards steps; name a function in grading.steps "
+            "(docs/rewards.md)",
+        ),
+        (
+            bool(function) and rl.advantage != "process",
+            f"grading.steps={function!r}: rl.advantage={rl.advantage!r} has no use for rewards of "
+            "steps; set rl.advantage='process'",
+        ),
+        (
+            rl.advantage == "process" and config.reward == "random",
+            "reward='random': a coin for each response has no steps; with rl.advantage='process' "
+            "let the function of grading.steps toss coins",
+        ),
+        (
+            rl.advantage == "process" and rl.advantage_scale != "std",
+            f"rl.advantage_scale={rl.advantage_scale!r}: steps are compared by the deviation of "
+            "their group; use 'std'",
+        ),
+        (
+            rl.advantage == "process" and rl.dynamic.mode == "zvp",
+            "rl.dynamic.mode='zvp': is for groups of equal outcome; rl.advantage='process' goes by "
+            "steps; use 'off'",
         ),
     ]
 

@@ -15,7 +15,7 @@ The first three types are numpy on the host; the last two are pytrees of arrays 
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -73,6 +73,9 @@ class Graded:
     reasoned: np.ndarray  # [R] bool, True = the response works something out before it answers
     answers: tuple[str | None, ...]  # R final answers, None where the form is broken
     parts: Mapping[str, np.ndarray]  # each reward part, [R] float32, before its weight
+    # With a function that rewards steps, those of each of R responses: (characters up to a step's
+    # end, its reward).
+    steps: tuple[Sequence[tuple[int, float]], ...] = ()
     # How the verdicts came about: unparsed, timeout, crash, … (`rewards.grader.count`)
     counts: Mapping[str, float] = dataclasses.field(default_factory=dict)
 

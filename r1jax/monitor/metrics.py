@@ -42,6 +42,11 @@ def rollout_metrics(
         had = valid & np.isfinite(values)  # a part that not all tasks have is not a number there
         metrics[f"rewards/{name}/mean"] = mean(values, had)
         metrics[f"rewards/{name}/std"] = float(values[had].std()) if had.any() else float("nan")
+    if graded.steps:
+        counts = np.array([len(steps) for steps in graded.steps])
+        sums = np.array([sum(reward for _, reward in steps) for steps in graded.steps])
+        metrics["steps/count"] = mean(counts, valid)
+        metrics["steps/reward"] = float(sums[valid].sum()) / max(int(counts[valid].sum()), 1)
     for task, rows in (tasks or {}).items():
         metrics |= {
             f"tasks/{task}/share": mean(rows),

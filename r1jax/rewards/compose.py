@@ -16,7 +16,7 @@ from r1jax.errors import UserError
 from r1jax.rewards import parts as parts_lib
 from r1jax.rewards import verifiers
 from r1jax.rewards.parts import PARTS
-from r1jax.rewards.samples import Item, Sample
+from r1jax.rewards.samples import Item, Sample, Steps
 
 __all__ = ["PARTS", "Grade", "Item", "Reward", "Sample", "combine"]
 
@@ -30,6 +30,7 @@ class Grade:
     reasoned: bool
     answer: str | None
     parts: Mapping[str, float]  # before their weights; NaN where one could not be had
+    steps: Steps = ()  # with `Reward.steps`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Reward:
     when_correct: Sequence[str] = ()
     verifiers: Mapping[str, str] = dataclasses.field(default_factory=dict)  # task -> verifier
     by_task: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    steps: str = ""  # import path of a function of a sample that rewards its steps: `Steps`
 
     def __post_init__(self) -> None:
         for where, weights in [
@@ -51,10 +53,12 @@ class Reward:
                 raise UserError(f"{where}={{}}: it is empty; give at least one part a weight")
         for name in self.parts:
             parts_lib.check(name, self.settings.get(name, {}))
+        if self.steps:
+            parts_lib.check_steps(self.steps, self.settings.get(self.steps, {}))
         for name, settings in self.settings.items():
             if name in verifiers.KNOWN:
                 verifiers.check_settings(name, settings)
-            elif name not in self.parts:
+            elif name not in self.parts and name != self.steps:
                 raise UserError(f"grading.settings.{name}: {_no_such_part(name, self.parts)}")
         for name in self.when_correct:
             if name not in self.parts:
@@ -73,6 +77,10 @@ class Reward:
     def weights_of(self, item: Item) -> Mapping[str, float]:
         """Those of its task, where that has its own."""
         return self.by_task.get(verifiers.task_of(item), self.weights)
+
+    def is_asked(self, name: str, item: Item) -> bool:
+        """Whether a function has a say on an item."""
+        return name == self.steps or name in self.weights_of(item)
 
     def replaced_by(self, weights: Mapping[str, float]) -> "Reward":
         """Other parts, judged as these: the control beside a reward."""
@@ -94,10 +102,11 @@ def combine(reward: Reward, samples: Sequence[Sample]) -> list[Grade]:
     """The grades of all samples of one prompt, from verdicts that are in."""
     weights = reward.weights_of(samples[0].item)
     columns = {name: _column(reward, name, samples) for name in weights}
-    absent = dict.fromkeys(reward.parts, math.nan)
+    absent, everyone = dict.fromkeys(reward.parts, math.nan), range(len(samples))
+    found = [{name: values[place] for name, values in columns.items()} for place in everyone]
     return [
-        _grade(weights, sample, {name: values[place] for name, values in columns.items()}, absent)
-        for place, sample in enumerate(samples)
+        _grade(weights, sample, values, absent, reward.steps)
+        for sample, values in zip(samples, found, strict=True)
     ]
 
 
@@ -122,7 +131,11 @@ def _finite(value: float | None) -> float | None:
 
 
 def _grade(
-    weights: Mapping[str, float], sample: Sample, values: Values, absent: Mapping[str, float]
+    weights: Mapping[str, float],
+    sample: Sample,
+    values: Values,
+    absent: Mapping[str, float],
+    steps: str,
 ) -> Grade:
     total, masked = 0.0, False
     for name, weight in weights.items():
@@ -130,6 +143,8 @@ def _grade(
         masked |= value is None
         total += weight * (value or 0.0)
     response = sample.response
+    of_steps = sample.judged.get(steps)
+    masked |= of_steps is not None and of_steps.score is None
     return Grade(
         reward=None if masked else total,
         correct=sample.correct,
@@ -139,4 +154,5 @@ def _grade(
             **absent,
             **{name: math.nan if value is None else value for name, value in values.items()},
         },
+        steps=() if of_steps is None else of_steps.steps,
     )

@@ -152,6 +152,8 @@ class Grader:
         for name in self.reward.parts:
             if parts.is_custom(name):
                 samples = self._call_custom(name, samples, group)
+        if self.reward.steps:  # last, so that it may see the others' verdicts
+            samples = self._call_custom(self.reward.steps, samples, group)
         self.require_some_verdicts(samples)
         grades: list[Grade] = []
         for start in range(0, len(samples), group):
@@ -214,7 +216,8 @@ class Grader:
         of_group = parts.of_group(parts.find(name))
         size = group if of_group else 1
         settings = dict(self.reward.settings_of(name))
-        asked = [s for s in samples if name in self.reward.weights_of(s.item)]
+        asked = [s for s in samples if self.reward.is_asked(name, s.item)]
+        of_steps = name == self.reward.steps
         if not asked:
             return list(samples)
         items = [
@@ -223,6 +226,7 @@ class Grader:
                 "samples": [as_json(sample) for sample in asked[start : start + size]],
                 "settings": settings,
                 "of_group": of_group,
+                "steps": of_steps,
             }
             for start in range(0, len(asked), size)
         ]
@@ -230,12 +234,12 @@ class Grader:
         for outcome in self._in_workers(items):
             values = outcome.value if outcome.status == "ok" else [None] * size
             for value in values:
-                read = verifiers.read_outcome(outcome, lambda _, v=value: Judgement(v))
-                judgements.append(read)
+                judgement = _of_steps(value) if of_steps else Judgement(value)
+                judgements.append(verifiers.read_outcome(outcome, lambda _, j=judgement: j))
         found = iter(judgements)
         return [
             dataclasses.replace(sample, judged={**sample.judged, name: next(found)})
-            if name in self.reward.weights_of(sample.item)
+            if self.reward.is_asked(name, sample.item)
             else sample
             for sample in samples
         ]
@@ -265,7 +269,7 @@ class Grader:
         columns: dict[str, list[Judgement]] = collections.defaultdict(list)
         for sample in samples:
             for name, judgement in {"accuracy": sample.accuracy, **sample.judged}.items():
-                if name in self.reward.weights_of(sample.item):
+                if self.reward.is_asked(name, sample.item):
                     columns[name].append(judgement)
         for name, column in columns.items():
             if len(column) >= _ALL_LOST and all(judgement.score is None for judgement in column):
@@ -294,6 +298,13 @@ def grade(samples: Sequence[Sample], reward: Reward, *, group: int = 1) -> list[
     """For a few samples: with workers of its own."""
     with Grader(reward) as grader:
         return grader.grade(samples, group=group)
+
+
+def _of_steps(value: list[list[Any]] | None) -> Judgement:
+    if value is None:
+        return Judgement(None)
+    steps = tuple((int(end), reward) for end, reward in value)
+    return Judgement(math.fsum(reward for _, reward in steps), steps=steps)
 
 
 def _read_math(value: dict[str, Any]) -> Judgement:

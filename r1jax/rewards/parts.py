@@ -243,6 +243,16 @@ def check(name: str, settings: Mapping[str, Any]) -> None:
         raise UserError(f"grading.settings.{name}: {reason}") from error
 
 
+def check_steps(name: str, settings: Mapping[str, Any]) -> None:
+    """A UserError where this cannot be a function that rewards the steps of a sample."""
+    if not is_custom(name) or of_group(find(name)):
+        raise UserError(
+            f"grading.steps={name!r}: must be package.module:function, a function of `sample` that "
+            "gives [(characters up to the end of a step, its reward), ...]"
+        )
+    check(name, settings)
+
+
 def _try_out(name: str, part: Part, settings: Mapping[str, Any]) -> None:
     """Once on an empty response, so that a wrong value shows at the start and not at step 1."""
     if name == "judge":

@@ -7,6 +7,8 @@ from typing import Any
 from r1jax.rewards import format as response_format
 
 Item = Mapping[str, Any]
+# (characters of the response up to the step's end, its reward), in their order
+Steps = Sequence[tuple[int, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Judgement:
     detail: str = ""
     cached: bool = False
     queue_s: float = 0.0
+    steps: Steps = ()  # of a function that rewards steps; `score` is then their sum
 
 
 NOT_JUDGED = Judgement(None, status="error", detail="not judged yet")

@@ -12,8 +12,10 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
+from r1jax.errors import UserError
 from r1jax.rollout import Carried
 from r1jax.training.batches import Minibatch
 from r1jax.training.dynamic import carried_arrays, read_carried, sample_band
@@ -66,6 +68,8 @@ def draw_ahead(
     `now`: this step's, drawn a step ago; None = there is none, at a run's start. `Drawn.next` and
     `Drawn.carried` are those of the newest samples.
     """
+    if jax.process_count() > 1:
+        raise UserError("config.rl.asynchronous=True: runs of several processes do not have it yet")
     if now is None:
         now = sample_step(session, policy, feed, step, meanwhile=meanwhile)
         feed = feed._replace(next=now.next, carried=now.carried)

@@ -123,13 +123,13 @@ def pack_rows(
     shape: BatchShape,
     graded: Graded,
     rows: np.ndarray,
-    advantages_R: np.ndarray,
+    advantages: np.ndarray,
     counts_R: np.ndarray,
 ) -> Minibatch:
-    """These rows packed. `counts_R`: whose tokens are in the loss."""
+    """These rows packed. `advantages`: of responses, [R], or of their tokens, [R, S]. `counts_R`:
+    whose tokens are in the loss."""
     sequences = [
-        to_sequence(graded, row, float(advantages_R[row]), bool(counts_R[row]))
-        for row in rows.tolist()
+        to_sequence(graded, row, advantages[row], bool(counts_R[row])) for row in rows.tolist()
     ]
     return Minibatch(*pack_micro(sequences, shape), rows)
 
@@ -145,14 +145,16 @@ def pack_micro(sequences: list[packing.Sequence], shape: BatchShape) -> tuple[Pa
     return packing.split_micro(packed, shape.rows_per_micro)
 
 
-def to_sequence(graded: Graded, row: int, advantage: float, counts: bool) -> packing.Sequence:
+def to_sequence(
+    graded: Graded, row: int, advantage: np.ndarray | np.floating, counts: bool
+) -> packing.Sequence:
     rollouts = graded.rollouts
     prompt_index = row // rollouts.samples_per_prompt
     response = rollouts.response(row)
     return packing.Sequence(
         tokens=np.concatenate([rollouts.prompts.tokens[prompt_index], response]),
         mask=np.full(len(response), counts),
-        advantages=np.full(len(response), advantage, np.float32),
+        advantages=np.broadcast_to(advantage, rollouts.tokens.shape[1])[: len(response)],
         logp_behavior=rollouts.logp[row, : len(response)],
         prompt_id=prompt_index,
     )

@@ -71,5 +71,6 @@ def collect(
             name: np.array([g.parts[name] for g in grades], np.float32)
             for name in grader.reward.parts
         },
+        steps=tuple(grade.steps for grade in grades) if grader.reward.steps else (),
         counts=grader_lib.count(samples),
     )

@@ -1,7 +1,9 @@
 """From graded samples to the batches of a step's updates: what each token is to be learned by."""
 
+import bisect
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,6 +14,7 @@ from jaxtyping import Array, Float
 
 from r1jax.config import Config
 from r1jax.objectives import advantages as advantages_lib
+from r1jax.rollout.stop_strings import Decoder
 from r1jax.training.batches import BatchShape, Minibatch, deal, pack_rows
 from r1jax.training.setup import Setup
 from r1jax.training.step import forward
@@ -19,12 +22,24 @@ from r1jax.types import Graded, PackedBatch, Params
 
 
 def make_minibatches(
-    config: Config, shape: BatchShape, graded: Graded | None, step: int
+    config: Config,
+    shape: BatchShape,
+    graded: Graded | None,
+    step: int,
+    decode_text: Decoder | None = None,
 ) -> list[Minibatch]:
-    """Those of the step's updates, in their order; none where there is nothing to learn from."""
+    """Those of the step's updates, in their order; none where there is nothing to learn from.
+
+    `decode_text` finds the tokens at which steps end, for advantages of steps only.
+    """
     if graded is None:
         return []
-    advantages_R = compute_advantages(config, graded)
+    if config.rl.advantage == "process":
+        if decode_text is None:
+            raise ValueError("advantages of steps need decode_text")
+        advantages = process_advantages(config, graded, decode_text)
+    else:
+        advantages = compute_advantages(config, graded)
     counts_R = graded.valid
     if config.rl.mask_cut:
         counts_R = counts_R & graded.rollouts.finished
@@ -32,19 +47,15 @@ def make_minibatches(
     if config.rl.dynamic.mode == "drop":
         rows = rows[in_band(config, graded)[rows // config.rl.samples_per_prompt]]
     return [
-        pack_rows(shape, graded, dealt, advantages_R, counts_R)
-        for dealt in deal(config, rows, step)
+        pack_rows(shape, graded, dealt, advantages, counts_R) for dealt in deal(config, rows, step)
     ]
 
 
 def compute_advantages(config: Config, graded: Graded) -> np.ndarray:
     """One advantage per response, [R]; the outcome itself where a critic will make advantages."""
-    rl = config.rl
-    if rl.has_critic:
+    if config.rl.has_critic:
         return graded.rewards
-    valid_PG = graded.valid.reshape(-1, rl.samples_per_prompt)
-    if rl.dynamic.mode == "drop":  # the step's deviation is of those that are left
-        valid_PG = valid_PG & in_band(config, graded)[:, None]
+    rl, valid_PG = config.rl, valid_samples(config, graded)
     # Fewer groups than wanted are the same program: those that are missing are not valid.
     missing = ((0, max(0, rl.prompts_per_step - len(valid_PG))), (0, 0))
     advantages_PG = _group_normalized(
@@ -56,7 +67,55 @@ def compute_advantages(config: Config, graded: Graded) -> np.ndarray:
     return np.asarray(advantages_PG)[: len(valid_PG)].reshape(-1)
 
 
+def valid_samples(config: Config, graded: Graded) -> np.ndarray:
+    """[P, G] bool, True = it enters the statistics."""
+    valid_PG = graded.valid.reshape(-1, config.rl.samples_per_prompt)
+    if config.rl.dynamic.mode == "drop":  # the step's deviation is of those that are left
+        valid_PG = valid_PG & in_band(config, graded)[:, None]
+    return valid_PG
+
+
 _group_normalized = jax.jit(advantages_lib.group_normalized, static_argnames=("scale", "eps"))
+
+
+def process_advantages(config: Config, graded: Graded, decode_text: Decoder) -> np.ndarray:
+    """One advantage per token of each response, [R, S]: `advantages.process_sum`."""
+    rl, rollouts = config.rl, graded.rollouts
+    valid_R = valid_samples(config, graded).reshape(-1)
+    most = max((len(steps) for steps in graded.steps), default=0)
+    # Fewer groups than wanted, and other numbers of steps up to a power of two, are one program.
+    groups = max(rl.prompts_per_step, len(rollouts.prompts))
+    shape = (groups * rl.samples_per_prompt, 1 << max(3, (most - 1).bit_length()))
+    rewards, ends = np.zeros(shape, np.float32), np.full(shape, -1, np.int32)
+    for row in np.flatnonzero(valid_R).tolist():
+        steps = graded.steps[row]
+        rewards[row, : len(steps)] = [reward for _, reward in steps]
+        ends[row, : len(steps)] = last_tokens(rollouts.response(row), steps, decode_text)
+    advantages_PGT = _process_sum(
+        rewards.reshape(groups, -1, shape[1]),
+        ends.reshape(groups, -1, shape[1]),
+        length=rollouts.tokens.shape[1],
+        eps=rl.advantage_eps,
+    )
+    return np.asarray(advantages_PGT).reshape(shape[0], -1)[: len(valid_R)]
+
+
+_process_sum = jax.jit(advantages_lib.process_sum, static_argnames=("length", "eps"))
+
+
+def last_tokens(
+    tokens: np.ndarray, steps: Sequence[tuple[int, float]], decode_text: Decoder
+) -> list[int]:
+    """The place of each step's last token. What follows the text, its EOS, is the last step's."""
+
+    def written(place: int) -> int:
+        return len(decode_text(tokens[: place + 1].tolist()))
+
+    places, text = range(len(tokens)), written(len(tokens) - 1)
+    return [
+        places[-1] if end >= text else bisect.bisect_left(places, end, key=written)
+        for end, _ in steps
+    ]
 
 
 def shares_correct(config: Config, graded: Graded) -> np.ndarray:

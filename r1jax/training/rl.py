@@ -117,10 +117,10 @@ def draw(
     session: Session, run: Run, policy: Params, shape: BatchShape, *, meanwhile: Callable[[], None]
 ) -> tuple[Drawn, list[Minibatch]]:
     """What the step learns from, packed."""
-    config = session.setup.config
+    config, decode_text = session.setup.config, session.setup.decode_text
 
     def pack(graded: Graded | None) -> list[Minibatch]:
-        return make_minibatches(config, shape, graded, run.step)
+        return make_minibatches(config, shape, graded, run.step, decode_text)
 
     if not config.rl.asynchronous:
         return ahead.draw(session, policy, run.feed, run.step, pack, meanwhile=meanwhile)
