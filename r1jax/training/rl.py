@@ -154,20 +154,20 @@ def learn(
     config = setup.config
     temperature = setup.sampling_at(run.step).temperature
     update, stats = update_at(temperature), []
-    batches = [setup.place(minibatch.batch) for minibatch in minibatches]
+    # One after the other, unless something wants all of them before the first update.
+    batches = (
+        with_reference(setup, run.reference, setup.place(each.batch), each.used, temperature)
+        for each in minibatches
+    )
     if config.old_policy == "before":
         policy = setup.policy(base_params, run.state.params)
         batches = [
             with_old_policy(setup, policy, batch, minibatch.used, temperature)
             for batch, minibatch in zip(batches, minibatches, strict=True)
         ]
-    batches = [
-        with_reference(setup, run.reference, batch, minibatch.used, temperature)
-        for batch, minibatch in zip(batches, minibatches, strict=True)
-    ]
     of_step: Stats = {}
     if run.critic is not None:
-        batches, of_step = run.critic.advise(batches, [each.used for each in minibatches])
+        batches, of_step = run.critic.advise(list(batches), [each.used for each in minibatches])
     for batch, minibatch in zip(batches, minibatches, strict=True):
         used, update_stats = minibatch.used, of_step
         if config.rl.dynamic.mode == "zvp" and drawn.graded is not None:

@@ -118,7 +118,10 @@ def start_rollout(setup: Setup, params: Params, prompts: Any, step: int) -> roll
 
 
 def submit_finished(
-    setup: Setup, in_flight: rollout.InFlight, step: int, meanwhile: Callable[[], None]
+    setup: Setup,
+    in_flight: rollout.InFlight,
+    step: int,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Pieces:
     """See the rollout to its end and have its responses judged, in the background, as they come."""
     pieces: Pieces = []

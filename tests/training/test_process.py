@@ -84,7 +84,7 @@ def reference(steps_R, width):
     found = np.zeros((len(steps_R), width))
     for first in range(0, len(steps_R), 3):
         group = [steps or [] for steps in steps_R[first : first + 3]]
-        rewards = np.float64([reward for steps in group for _, reward in steps])
+        rewards = np.array([reward for steps in group for _, reward in steps], np.float64)
         for row, steps in enumerate(group):
             for place in range(width):
                 found[first + row, place] = sum(
