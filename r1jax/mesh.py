@@ -48,6 +48,12 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, expert: int = 1) ->
             f"mesh: {' x '.join(AXES)} = {' x '.join(map(str, shape))} needs {needed} devices, "
             f"{len(devices)} found: lower one of them"
         )
+    if needed < len(devices) and jax.process_count() > 1:
+        raise UserError(
+            f"mesh: {' x '.join(AXES)} = {' x '.join(map(str, shape))} takes {needed} of "
+            f"{len(devices)} devices, and some of the {jax.process_count()} processes would have "
+            "none: use data=-1, all that are left"
+        )
     return jax.make_mesh(
         shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[:needed]
     )

@@ -14,12 +14,14 @@ LEAVES = {"errors", "types"}
 DATA = {"data", "errors"}
 MAY_IMPORT = {
     "errors": set(),
+    "last_words": set(),
     "config_tree": {"errors"},
     "types": set(),
     "objectives": set(),
     "data": DATA,
     "rewards": DATA,
     "mesh": LEAVES,
+    "cluster": {"errors", "last_words"},
     "ops": LEAVES | {"mesh"},
     "models": LEAVES | {"ops", "mesh"},
     "config_rl": {"config", "config_tree", "ops"},
@@ -38,7 +40,18 @@ MAY_IMPORT = {
     "rollout": LEAVES | {"ops", "mesh", "models"},
     "monitor": LEAVES,
     "training": LEAVES
-    | {"config", "data", "mesh", "models", "monitor", "objectives", "ops", "rewards", "rollout"},
+    | {
+        "cluster",
+        "config",
+        "data",
+        "mesh",
+        "models",
+        "monitor",
+        "objectives",
+        "ops",
+        "rewards",
+        "rollout",
+    },
 }
 MAY_IMPORT["evaluation"] = MAY_IMPORT["training"] | {"training"}
 MAY_IMPORT["pipeline"] = MAY_IMPORT["evaluation"] | {"evaluation"}

@@ -18,8 +18,10 @@ from collections.abc import Mapping, Sequence
 
 from absl import flags
 
+from r1jax import cluster
 from r1jax import config as config_lib
 from r1jax.cli.flags import no_positional, parse
+from r1jax.config import Config
 from r1jax.errors import UserError
 from r1jax.pipeline import r1_zero
 from r1jax.pipeline.replay import replay
@@ -51,6 +53,31 @@ flags.DEFINE_integer(
     "do this step of the run in --workdir again, and compare it with what was logged",
     flag_values=FLAGS,
 )
+flags.DEFINE_string(
+    "coordinator_address",
+    None,
+    "HOST:PORT of the first of several processes (JAX_COORDINATOR_ADDRESS): docs/training.md",
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+    "num_processes", None, "how many there are (JAX_NUM_PROCESSES)", flag_values=FLAGS
+)
+flags.DEFINE_integer(
+    "process_id", None, "which of them this is, from 0 (JAX_PROCESS_ID)", flag_values=FLAGS
+)
+flags.DEFINE_bool(
+    "distributed",
+    False,
+    "several processes, of a TPU pod, Slurm, Open MPI or Kubernetes, which say the rest themselves",
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+    "heartbeat_s",
+    cluster.HEARTBEAT_S,
+    "a process that was silent for so many seconds is gone, and the others end",
+    lower_bound=1,
+    flag_values=FLAGS,
+)
 flags.DEFINE_bool("show_config", False, "print every setting and stop", flag_values=FLAGS)
 
 USAGE = "r1jax train --config=FILE.py [--workdir=DIR] [--init_from=DIR] [--config.KEY=VALUE ...]"
@@ -72,6 +99,17 @@ def main(argv: Sequence[str]) -> int:
         return 0
     name = config.name or pathlib.Path(FLAGS.config.partition(":")[0]).stem
     workdir = pathlib.Path(FLAGS.workdir or f"runs/{name}")
+    with cluster.joined(
+        FLAGS.coordinator_address,
+        FLAGS.num_processes,
+        FLAGS.process_id,
+        detect=FLAGS.distributed,
+        heartbeat_s=FLAGS.heartbeat_s,
+    ):
+        return train(config, workdir)
+
+
+def train(config: Config, workdir: pathlib.Path) -> int:
     try:
         r1_zero.run(config, workdir, overwrite=FLAGS.overwrite, resume=FLAGS.resume)
     except Interrupted as stop:

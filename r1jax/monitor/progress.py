@@ -17,9 +17,10 @@ class Progress:
         first: int = 0,
         every: int = 1,
         out: io.TextIOBase | None = None,
+        silent: bool = False,
     ) -> None:
         self._phase, self._total, self._first, self._every = phase, total, first, every
-        self._out = out or sys.stdout
+        self._out, self._silent = out or sys.stdout, silent
         self._live = self._out.isatty()
         self._start = time.monotonic()
         self._width = 0
@@ -39,6 +40,8 @@ class Progress:
         self._print(text, True)
 
     def _print(self, text: str, end: bool) -> None:
+        if self._silent:  # another process of the run says it
+            return
         if self._live:
             self._out.write("\r" + text.ljust(self._width) + ("\n" if end else ""))
             self._width = 0 if end else len(text)

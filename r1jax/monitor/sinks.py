@@ -37,10 +37,14 @@ class Sinks:
         *,
         tensorboard: bool = False,
         wandb_project: str = "",
+        silent: bool = False,
         say: Callable[[str], None] = say_plainly,
     ) -> None:
-        self.path = workdir / "metrics.jsonl"
+        """`silent`: another process of the run writes."""
+        self.path = None if silent else workdir / "metrics.jsonl"
         self._asides: list[_Aside] = []
+        if silent:
+            return
         if tensorboard:
             module = _import("tensorboardX", "logging.tensorboard", "tensorboard")
             self._asides.append(_Aside("TensorBoard", lambda: _tensorboard(module, workdir), say))
@@ -49,6 +53,8 @@ class Sinks:
             self._asides.append(_Aside("W&B", lambda: _wandb(module, workdir, wandb_project), say))
 
     def write(self, phase: str, step: int, metrics: Mapping[str, float]) -> None:
+        if self.path is None:
+            return
         if self._asides:
             metrics = {**metrics, LOST: sum(aside.lost for aside in self._asides)}
         append_json_line(self.path, {"phase": phase, "step": step, **finite_or_none(metrics)})

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from r1jax import cluster
 from r1jax import mesh as mesh_lib
 from r1jax.config import Config
 from r1jax.evaluation.evaluate import evaluate
@@ -42,17 +43,22 @@ def run(
 ) -> dict[str, Any]:
     """Train, evaluate, and write the summary; returns it. `resume`: from an earlier checkpoint."""
     completions.require_format(config.logging.completions_format)
-    workdir_lib.open_workdir(workdir, config, overwrite=overwrite)
-    if resume is not None:
-        workdir_lib.go_back(workdir, PHASE, resume)
-    keep_start(config, workdir)
+
+    def open_workdir() -> None:
+        workdir_lib.open_workdir(workdir, config, overwrite=overwrite)
+        if resume is not None:
+            workdir_lib.go_back(workdir, PHASE, resume)
+        keep_start(config, workdir)
+
+    cluster.first_only(open_workdir, "workdir")
     setup = make_setup(config, workdir)
-    if setup.files is not None:
+    if setup.files is not None and cluster.is_first():
         print(setup.files.describe(), flush=True)
     sinks = Sinks(
         workdir,
         tensorboard=config.logging.tensorboard,
         wandb_project=config.logging.wandb_project,
+        silent=not cluster.is_first(),
     )
     compiles = CompileCounter()
     try:
@@ -74,7 +80,8 @@ def _run(session: Session) -> dict[str, Any]:
     state = summary.time("rl", lambda: train_rl(session, base, measure))
     policy = session.setup.policy(base, state.params)
     summary.evaluate("after", policy, session.setup.config.rl.steps)
-    summary.time("report", lambda: write_report(session.workdir))
+    report = functools.partial(write_report, session.workdir)
+    summary.time("report", lambda: cluster.first_only(report, "report"))
     session.say(summary.table())
     session.say(f"report: {session.workdir / 'report.html'}")
     return summary.value
@@ -98,8 +105,7 @@ class Summary:
         self._path = session.workdir / "summary.json"
         self._compiled = 0.0
         self.value: dict[str, Any] = {"before": None, "after": None, "seconds": {}}
-        if self._path.exists():
-            self.value |= workdir_lib.read_json(self._path)
+        self.value |= cluster.from_first(self._read, "summary")
         self.value["seed"] = session.setup.config.seed
 
     def time(self, phase: str, work: Callable[[], T]) -> T:
@@ -113,7 +119,8 @@ class Summary:
             self._add("compile", compiled - self._compiled)
             self._compiled = compiled
             self._save()
-        self._session.interrupts.raise_if_received()
+        if self._session.stopping():
+            self._session.interrupts.raise_if_received()
         return result
 
     def evaluate(self, when: str, params: Params, step: int) -> None:
@@ -145,11 +152,15 @@ class Summary:
         known = self.value["seconds"]
         known[phase] = round(known.get(phase, 0.0) + seconds, 2)
 
+    def _read(self) -> dict[str, Any]:
+        return workdir_lib.read_json(self._path) if self._path.exists() else {}
+
     def _save(self) -> None:
         self.value["peak_memory_mb"] = max(
             self.value.get("peak_memory_mb", 0), process_peak_bytes() // 2**20
         )
-        workdir_lib.write_json(self._path, self.value)
+        if cluster.is_first():
+            workdir_lib.write_json(self._path, self.value)
 
 
 ROWS = {

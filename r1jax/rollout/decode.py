@@ -282,7 +282,7 @@ def decode(
         drafted=loop.drafted + 0,
         accepted=loop.accepted + 0,
     )
-    return loop, report
+    return loop, pinned(report)
 
 
 def _advance(

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from r1jax import cluster
 from r1jax.errors import UserError
 from r1jax.rollout import Carried
 from r1jax.training.batches import Minibatch
@@ -76,11 +77,16 @@ def draw_ahead(
     verdicts = session.setup.grader.later(lambda: judged(session.setup, now))
     packed: list[list[Minibatch]] = []
 
-    def see_to_this_step() -> None:
-        meanwhile()
-        if verdicts.done() and not packed:
+    def pack_this_step() -> None:
+        if not packed:
             with session.clock("pack"):
                 packed.append(pack(verdicts.result().graded))
+
+    def see_to_this_step() -> None:
+        meanwhile()
+        # Packing runs programs: those of several processes must run them at the same place.
+        if verdicts.done() and cluster.count() == 1:
+            pack_this_step()
 
     following = None
     if step + 1 < session.setup.config.rl.steps:
@@ -88,7 +94,8 @@ def draw_ahead(
         following = one_older(following, step + 1)
     with session.clock("grade"):
         drawn = verdicts.result()
-    see_to_this_step()
+    meanwhile()
+    pack_this_step()
     newest = following or now
     drawn = dataclasses.replace(drawn, next=newest.next, carried=newest.carried)
     return drawn, packed[0], following
@@ -141,7 +148,7 @@ def read_ahead(
     rows, rates = range(len(rollouts.lengths)), notes["rates"]
     return Sampled(
         rollouts if len(rows) else None,
-        [(rows, submit(setup, rollouts, rows, step))] if len(rows) else [],
+        submit(setup, rollouts, rows, step) if len(rows) else [],
         next=feed.next,
         tokens=notes["tokens"],
         metrics=notes["metrics"],

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from r1jax import cluster
 from r1jax.errors import UserError
 
 _UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
@@ -85,7 +86,7 @@ class Checkpoints:
     def save(self, step: int, state: Any, run: dict[str, Any]) -> None:
         """Start writing; returns once the arrays are safe from being overwritten."""
         self.wait()  # what is still being written takes room too
-        self._require_room(step, state)
+        cluster.require_none(self._lacks_room(step, state), "room for a checkpoint")
         run = {**run, "seal": seal(state, run)}
         try:
             self._manager.save(
@@ -153,6 +154,11 @@ class Checkpoints:
         return state, run
 
     def _put_aside(self, step: int) -> pathlib.Path:
+        target = cluster.from_first(lambda: str(self._move_aside(step)), "damaged")
+        self._manager.reload()
+        return pathlib.Path(target)
+
+    def _move_aside(self, step: int) -> pathlib.Path:
         aside = self.directory.parent / "damaged"
         aside.mkdir(exist_ok=True)
         target = aside / f"{self.directory.name}-{step}"
@@ -161,17 +167,16 @@ class Checkpoints:
                 break
             target = aside / f"{self.directory.name}-{step}.{copy}"
         (self.directory / str(step)).rename(target)
-        self._manager.reload()
         return target
 
-    def _require_room(self, step: int, state: Any) -> None:
+    def _lacks_room(self, step: int, state: Any) -> str | None:
         """Look before writing: a disk that fills up under orbax ends in pages of tracebacks."""
         arrays = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         needed, free = arrays + SMALL_FILES, shutil.disk_usage(self.directory).free
-        if free < needed:
-            raise self._unwritten(
-                step, f"needs up to {needed / 1e6:.1f} MB of space, {free / 1e6:.1f} MB is free"
-            )
+        if free >= needed:
+            return None
+        reason = f"needs up to {needed / 1e6:.1f} MB of space, {free / 1e6:.1f} MB is free"
+        return str(self._unwritten(step, reason))
 
     def _unwritten(self, step: int, reason: str) -> UserError:
         kept = [s for s in self.steps() if s != step]

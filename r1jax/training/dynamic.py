@@ -19,7 +19,8 @@ from r1jax.rewards.grader import Pending
 from r1jax.rewards.samples import Sample
 from r1jax.rollout import Carried, Groups
 from r1jax.rollout.plan import RolloutConfig, choose_slots
-from r1jax.training.sampling import Drawn, Feed, Pieces, Sampled, judged, submit
+from r1jax.training.grading import judge_together, make_samples
+from r1jax.training.sampling import Drawn, Feed, Pieces, Sampled, judged
 from r1jax.training.session import Session
 from r1jax.training.setup import Setup
 from r1jax.types import Params, PromptBatch, Rollouts
@@ -28,13 +29,9 @@ from r1jax.types import Params, PromptBatch, Rollouts
 class Judged(NamedTuple):
     """The verdicts on one prompt's group."""
 
-    pending: Pending  # collected; what it said stays there
+    samples: list[Sample]
     accuracy: float  # NaN = nobody could judge any
     tokens: int
-
-    @property
-    def samples(self) -> list[Sample]:
-        return self.pending.collect()
 
 
 def draw_band(
@@ -138,10 +135,17 @@ def slots_of_a_step(setup: Setup) -> RolloutConfig:
 
 def judge(setup: Setup, group: Rollouts, step: int) -> Judged:
     """Grade one group, to the end: the device samples on meanwhile."""
-    pending = submit(setup, group, range(len(group.lengths)), step)
-    known = [s.correct for s in pending.collect() if s.accuracy.score is not None]
+    samples = make_samples(
+        group,
+        range(len(group.lengths)),
+        tokenizer=setup.tokenizer,
+        opened_by_prompt=setup.opened_by_prompt,
+        run_key=(setup.config.seed, step),
+    )
+    samples = judge_together(samples, setup.grader)
+    known = [s.correct for s in samples if s.accuracy.score is not None]
     accuracy = float(np.mean(known)) if known else float("nan")
-    return Judged(pending, accuracy, int(group.lengths.sum()))
+    return Judged(samples, accuracy, int(group.lengths.sum()))
 
 
 def pieces_of(rollouts: Rollouts, known: Mapping[int, Judged]) -> Pieces:
@@ -149,7 +153,8 @@ def pieces_of(rollouts: Rollouts, known: Mapping[int, Judged]) -> Pieces:
     places = rollouts.prompts.ids.tolist()
     size = rollouts.samples_per_prompt if places else 0
     return [
-        (range(at * size, (at + 1) * size), known[place].pending) for at, place in enumerate(places)
+        (range(at * size, (at + 1) * size), Pending(known[place].samples, deadline=0.0))
+        for at, place in enumerate(places)
     ]
 
 

@@ -88,7 +88,7 @@ def train_rl(
         done = log.pending = Finished(run.step, drawn, run.feed.updates, stats, minibatches)
         run.step += 1
         run.feed = next_feed(setup, run, drawn, done.policy_updates)
-        stopping = session.interrupts.received is not None
+        stopping = session.stopping()
         if evaluate is not None and is_due(config.eval.every, run.step):
             log.write()
             if measure(session, log, run, optimizer, evaluate, base_params) and best is not None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from r1jax import rollout
 from r1jax.rewards.grader import Pending
 from r1jax.rollout import Carried
-from r1jax.training.grading import collect, submit_rows
+from r1jax.training.grading import collect, own_rows, submit_rows
 from r1jax.training.session import Session
 from r1jax.training.setup import Setup
 from r1jax.types import Graded, Params, Rollouts
@@ -126,14 +126,17 @@ def submit_finished(
     """See the rollout to its end and have its responses judged, in the background, as they come."""
     pieces: Pieces = []
     for rows in in_flight.finished():
-        if len(rows):
-            pieces.append((rows.tolist(), submit(setup, in_flight.rollouts, rows.tolist(), step)))
+        pieces += submit(setup, in_flight.rollouts, rows.tolist(), step)
         meanwhile()
     return pieces
 
 
-def submit(setup: Setup, rollouts: Rollouts, rows: Sequence[int], step: int) -> Pending:
-    return submit_rows(
+def submit(setup: Setup, rollouts: Rollouts, rows: Sequence[int], step: int) -> Pieces:
+    """Those of these rows that this process judges."""
+    rows = own_rows(rollouts, rows)
+    if not rows:
+        return []
+    pending = submit_rows(
         rollouts,
         rows,
         grader=setup.grader,
@@ -141,3 +144,4 @@ def submit(setup: Setup, rollouts: Rollouts, rows: Sequence[int], step: int) -> 
         opened_by_prompt=setup.opened_by_prompt,
         run_key=(setup.config.seed, step),
     )
+    return [(rows, pending)]

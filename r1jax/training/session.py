@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from r1jax import cluster
 from r1jax.errors import UserError
 from r1jax.monitor import completions
 from r1jax.monitor.clock import Clock, CompileCounter
@@ -33,11 +34,18 @@ class Session:
     clock: Clock = dataclasses.field(default_factory=Clock)
 
     def say(self, text: str) -> None:
-        print(text, flush=True)
+        if cluster.is_first():
+            print(text, flush=True)
+
+    def stopping(self) -> bool:
+        """Whether this process, or another one of the run, was asked to stop."""
+        asked = cluster.gather(self.interrupts.received, "interrupts")
+        self.interrupts.received = next((signum for signum in asked if signum is not None), None)
+        return self.interrupts.received is not None
 
     def progress(self, phase: str, total: int, first: int) -> Progress:
         every = self.setup.config.logging.every
-        return Progress(phase, total, first=first, every=every)
+        return Progress(phase, total, first=first, every=every, silent=not cluster.is_first())
 
     def checkpoints(self, phase: str) -> Checkpoints:
         config = self.setup.config.checkpoint
@@ -54,15 +62,29 @@ class Session:
         def keep(record: Mapping[str, Any]) -> bool:
             return record["phase"] != phase or record["step"] < step
 
-        for name in ("metrics.jsonl", completions.LINES):
-            workdir_lib.keep_lines(self.workdir / name, keep)
-        completions.forget_files(self.workdir, phase, step)
+        def forget() -> None:
+            for name in ("metrics.jsonl", completions.LINES):
+                workdir_lib.keep_lines(self.workdir / name, keep)
+            completions.forget_files(self.workdir, phase, step)
+
+        cluster.first_only(forget, "forget")
 
     def log_completions(self, phase: str, step: int, graded: Graded, count: int) -> None:
         """Keep some samples to read; see `chosen_rows`."""
+        if not cluster.is_first():
+            return
         kind = self.setup.config.logging.completions_format
-        records = completion_records(phase, step, graded, count)
+        records = completion_records(phase, step, self._with_texts(graded, count), count)
         completions.write(self.workdir, phase, step, records, kind)
+
+    def _with_texts(self, graded: Graded, count: int) -> Graded:
+        """With the texts that other processes judged, of the rows that are kept."""
+        if cluster.count() == 1:
+            return graded
+        rollouts, texts = graded.rollouts, list(graded.texts)
+        for row in chosen_rows(len(rollouts.prompts), rollouts.samples_per_prompt, count):
+            texts[row] = self.setup.decode_text(rollouts.response(row).tolist())
+        return dataclasses.replace(graded, texts=tuple(texts))
 
     def require_finite(
         self, phase: str, step: int, stats: Mapping[str, float], batch: PackedBatch
@@ -75,7 +97,8 @@ class Session:
         path = self.workdir / f"nonfinite_{phase}_{step}.npz"
         fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
         fields = {name: np.asarray(each) for name, each in fields.items() if each is not None}
-        np.savez_compressed(path, allow_pickle=False, **fields)
+        if cluster.is_first():
+            np.savez_compressed(path, allow_pickle=False, **fields)
         raise UserError(
             f"{phase} step {step}: {' and '.join(broken)} not finite; the batch is in {path}, the "
             f"last good checkpoint in {self.workdir / 'checkpoints' / phase}. Lower optim.lr or "
@@ -87,7 +110,9 @@ def completion_records(phase: str, step: int, graded: Graded, count: int) -> lis
     """What a reader of samples wants to know of each, as JSON can say it."""
     rollouts = graded.rollouts
     group = rollouts.samples_per_prompt
-    ages_R = np.zeros(len(graded.texts), int) if rollouts.staleness is None else rollouts.staleness
+    ages_R = (
+        np.zeros(len(graded.rewards), int) if rollouts.staleness is None else rollouts.staleness
+    )
     records = []
     for row in chosen_rows(len(rollouts.prompts), group, count):
         item = rollouts.prompts.items[row // group]

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import optax
 
+from r1jax import cluster
 from r1jax import mesh as mesh_lib
 from r1jax.config import Config
 from r1jax.data import mixture, sources, templates
@@ -66,7 +67,7 @@ class Setup:
 
     def place(self, batch: PackedBatch) -> PackedBatch:
         """Micro-batches on the devices, the rows of each split over them."""
-        return jax.device_put(batch, mesh_lib.batch_sharding(self.mesh, None))
+        return cluster.place(batch, mesh_lib.batch_sharding(self.mesh, None))
 
     def item(self, split: str, index: int) -> Item:
         """The question at one place of a split's endless stream."""

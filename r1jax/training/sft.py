@@ -65,10 +65,9 @@ def _train(session, state, optimizer, checkpoints, first):
     progress = session.progress(PHASE, steps, first)
     for step in range(first, steps):
         batch, used = corpus_batch(setup, shape, step)
-        batch = setup.place(batch)
-        state, stats = update(state, batch, np.int32(used))
+        state, stats = update(state, setup.place(batch), np.int32(used))
         done = step + 1
-        stopping = session.interrupts.received is not None
+        stopping = session.stopping()
         # Reading a number waits for the device, so it is done now and then only.
         if done % every == 0 or done == steps or stopping:
             stats = {name: float(value) for name, value in jax.device_get(stats).items()}

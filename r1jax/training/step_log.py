@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from r1jax import cluster
 from r1jax.errors import UserError
 from r1jax.monitor import doctor
 from r1jax.monitor.metrics import rollout_metrics
@@ -121,6 +122,13 @@ class StepLog:
             self._told.add(finding.name)
             if finding.name in stop_on:
                 self.stop = self.stop or finding
+        if stop_on:  # one process decides: numbers of a clock differ
+            found = cluster.from_first(lambda: _as_json(self.stop), "stop_on")
+            self.stop = None if found is None else doctor.Finding(**found)
+
+
+def _as_json(finding: doctor.Finding | None) -> dict[str, Any] | None:
+    return None if finding is None else dataclasses.asdict(finding)
 
 
 def samples_metrics(setup: Setup, graded: Graded | None) -> dict[str, float]:
