@@ -20,7 +20,7 @@ from typing import Any, NoReturn, TypeVar
 import jax
 
 from r1jax import last_words
-from r1jax.errors import UserError
+from r1jax.errors import UserError, in_one_line
 
 T = TypeVar("T")
 
@@ -133,7 +133,7 @@ def from_first(make: Callable[[], T], what: str) -> T:
             result = make()
         except Exception as error:  # noqa: BLE001 - raised below, once the others are told
             failure = error
-    said = gather([result, None if failure is None else str(failure)], what)
+    said: list[Any] = gather([result, None if failure is None else str(failure)], what)
     if failure is not None:
         raise failure
     value, problem = said[0]
@@ -219,35 +219,39 @@ def joined(
         return
     try:
         yield
-    except UserError as error:
-        _end_at_once(f"r1jax: {error}", error.exit_code)
-    except KeyboardInterrupt:
-        _end_at_once("r1jax: stopped; what was saved before is kept", 130)
     except BaseException as error:  # noqa: BLE001 - the process ends here, whatever it was
-        if isinstance(error, jax.errors.JaxRuntimeError):
-            # How devices say that a peer is gone. jax ends this process as soon as it knows who.
-            time.sleep(heartbeat_s + 10)
-        traceback.print_exc()
-        _end_at_once(f"r1jax: {type(error).__name__}: {error}", 1)
+        said = in_one_line(error)
+        if said is None:
+            if isinstance(error, jax.errors.JaxRuntimeError):
+                # How devices say that a peer is gone. jax ends this process once it knows who.
+                time.sleep(heartbeat_s + 10)
+            traceback.print_exc()
+            said = f"{type(error).__name__}: {error}", 1
+        end_at_once(f"r1jax train: {said[0]}", said[1])
     else:
         jax.distributed.shutdown()
         _end_teller()
 
 
-def _end_at_once(message: str, code: int) -> NoReturn:
-    print(message, file=sys.stderr)
+def end_at_once(message: str, code: int) -> NoReturn:
+    """From any thread. The usual way would wait for processes that wait for this one."""
+    print(message, file=sys.stderr, flush=True)
     sys.stdout.flush()
-    client, words = _state().client, message.removeprefix("r1jax: ")
+    if count() > 1:
+        _tell_others(message.removeprefix("r1jax train: "))
+    _end_teller()
+    os._exit(code)
+
+
+def _tell_others(message: str) -> None:
+    client, deadline = _state().client, time.monotonic() + _GOODBYE_S
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # then nobody is left to be told
-        client.key_value_set(f"{_FAILED}{index()}", words)
-        deadline = time.monotonic() + _GOODBYE_S
+        client.key_value_set(f"{_FAILED}{index()}", message)
         # The service ends with the first process: the others hear of it before.
         while is_first() and len(client.key_value_dir_get(_FAILED)) < count():
             if time.monotonic() > deadline:
                 break
             time.sleep(0.1)
-    _end_teller()
-    os._exit(code)
 
 
 def _start_teller(process: int | None) -> None:

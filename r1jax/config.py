@@ -189,6 +189,14 @@ class LoggingConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class WatchdogConfig:
+    """Seconds that one phase of a run may take: docs/training.md, Watchdogs. 0 = any time."""
+
+    warn_s: float = 1800.0  # then the run says what waits, and dumps its stacks
+    end_s: float = 21600.0  # then it ends
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     name: str = ""
     seed: int = 0
@@ -219,6 +227,7 @@ class Config:
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
+    watchdog: WatchdogConfig = WatchdogConfig()
 
     @property
     def keeps_reference(self) -> bool:
@@ -427,6 +436,8 @@ def _run_problems(config: Config) -> list[Problem]:
         below("logging.every", config.logging.every, 1),
         below("logging.completions_every", config.logging.completions_every, 1),
         below("logging.completions", config.logging.completions, 0),
+        below("watchdog.warn_s", config.watchdog.warn_s, 0),
+        below("watchdog.end_s", config.watchdog.end_s, 0),
     ]
 
 

@@ -151,7 +151,7 @@ def not_one_of(key: str, value: str, known: Collection[str]) -> Problem:
     return value not in known, f"{key}={value!r}: must be one of {', '.join(known)}"
 
 
-def below(key: str, value: int, lowest: int) -> Problem:
+def below(key: str, value: int | float, lowest: int) -> Problem:
     return value < lowest, f"{key}={value}: must be {lowest} or more"
 
 

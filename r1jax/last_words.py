@@ -6,6 +6,7 @@ handler in Python can run then, so this is a process of its own, with the standa
     python -S -E -P last_words.py NAME  < what the process writes to stderr
 """
 
+import os
 import re
 import select
 import sys
@@ -33,14 +34,13 @@ def say(text: str, who: str) -> str:
 
 def pass_on(who: str) -> None:
     held: list[bytes] = []
-    source, out = sys.stdin.buffer.raw, sys.stderr.buffer
-    rest = b""
+    source, out, rest = sys.stdin.fileno(), sys.stderr.buffer, b""
     while True:
         if held and not select.select([source], [], [], _QUIET_S)[0]:
             out.writelines(held)
             out.flush()
             held = []
-        data = source.read(1 << 16)
+        data = os.read(source, 1 << 16)
         *lines, rest = (rest + data).split(b"\n")
         if not data and rest:
             lines, rest = [*lines, rest], b""

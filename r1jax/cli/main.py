@@ -1,12 +1,11 @@
 """The `r1jax` command: one table of subcommands, one way for errors to reach a person."""
 
 import difflib
-import errno
 import importlib
 import sys
 from collections.abc import Sequence
 
-from r1jax.errors import UserError
+from r1jax.errors import in_one_line
 
 # name -> (module, one line). Imported when asked for: `--help` should not wait for jax.
 COMMANDS = {
@@ -52,16 +51,11 @@ def main(argv: Sequence[str]) -> int:
         return _complain("r1jax", f"no command {name!r}; {hint}", 2)
     try:
         return importlib.import_module(COMMANDS[name][0]).main(rest)
-    except UserError as error:
-        return _complain(f"r1jax {name}", str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _complain(f"r1jax {name}", "stopped; what was saved before is kept", 130)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except BaseException as error:
+        said = in_one_line(error)
+        if said is None:
             raise
-        where = error.filename or "the workdir's disk"
-        message = f"no space left for {where}; make room, then the same command goes on"
-        return _complain(f"r1jax {name}", message, 2)
+        return _complain(f"r1jax {name}", *said)
 
 
 def _complain(who: str, message: str, code: int) -> int:

@@ -20,18 +20,35 @@ class Clock:
         self.total: dict[str, float] = defaultdict(float)
         self._lap: dict[str, float] = defaultdict(float)
         self._inside = 0.0  # seconds of phases that ended within the one that is open
+        self._open: list[tuple[str, float]] = []
 
     @contextlib.contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
         start = time.perf_counter()
         before, self._inside = self._inside, 0.0
         try:
-            yield
+            with self.watch(phase):
+                yield
         finally:
             seconds = time.perf_counter() - start
             self.total[phase] += seconds - self._inside
             self._lap[phase] += seconds - self._inside
             self._inside = before + seconds
+
+    @contextlib.contextmanager
+    def watch(self, phase: str) -> Iterator[None]:
+        """A phase for the watchdog only, whose seconds are not counted."""
+        self._open.append((phase, time.perf_counter()))
+        try:
+            yield
+        finally:
+            self._open.pop()
+
+    def waiting(self) -> tuple[str, float, float]:
+        """(the phase that began last and is not over, when it began, its seconds): for another
+        thread; ("", 0, 0) between phases."""
+        phase, began = (self._open[-1:] or [("", 0.0)])[0]
+        return phase, began, time.perf_counter() - began if phase else 0.0
 
     def lap(self) -> dict[str, float]:
         lap, self._lap = dict(self._lap), defaultdict(float)

@@ -64,7 +64,8 @@ def run(
     try:
         with Interrupts() as interrupts, mesh_lib.use(setup.mesh):
             session = Session(setup, workdir, sinks, interrupts, compiles)
-            return _run(session)
+            with session.watchdog():
+                return _run(session)
     finally:
         setup.grader.close()
         compiles.close()
@@ -81,7 +82,8 @@ def _run(session: Session) -> dict[str, Any]:
     policy = session.setup.policy(base, state.params)
     summary.evaluate("after", policy, session.setup.config.rl.steps)
     report = functools.partial(write_report, session.workdir)
-    summary.time("report", lambda: cluster.first_only(report, "report"))
+    with session.clock.watch("report"):
+        summary.time("report", lambda: cluster.first_only(report, "report"))
     session.say(summary.table())
     session.say(f"report: {session.workdir / 'report.html'}")
     return summary.value
@@ -128,7 +130,8 @@ class Summary:
         known = self.value[when]
         if known is not None and known["step"] == step:
             return
-        numbers = self.time("evaluate", lambda: evaluate(self._session.setup, params))
+        with self._session.clock.watch("evaluate"):
+            numbers = self.time("evaluate", lambda: evaluate(self._session.setup, params))
         self.value[when] = {**finite_or_none(numbers), "step": step}
         self._session.forget_after(f"evaluate_{when}", 0)
         self._session.sinks.write(f"evaluate_{when}", step, numbers)

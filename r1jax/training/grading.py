@@ -145,7 +145,7 @@ def exchange(
     if cluster.count() == 1:
         return list(grades), counts
     own = [[row, dataclasses.asdict(grade)] for row, grade in zip(rows, grades, strict=True)]
-    said = cluster.gather([own, counts], "grades")
+    said: list[Any] = cluster.gather([own, counts], "grades")
     by_row = {row: Grade(**fields) for part, _ in said for row, fields in part}
     total = {name: math.fsum(part[name] for _, part in said) for name in counts}
     # A mean over verdicts, of which each process has about as many.

@@ -99,13 +99,15 @@ def train_rl(
         if log.stop is not None:
             end_on_finding(session, checkpoints, run, log.stop)
         if stopping:
-            checkpoints.wait()
+            with clock.watch("checkpoint"):
+                checkpoints.wait()
             session.interrupts.raise_if_received()
     log.write()
-    for writer in (checkpoints, best):
-        if writer is not None:
-            writer.wait()
-            writer.close()
+    with clock.watch("checkpoint"):
+        for writer in (checkpoints, best):
+            if writer is not None:
+                writer.wait()
+                writer.close()
     return run.state
 
 

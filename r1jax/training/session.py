@@ -1,5 +1,6 @@
 """One process at work in one workdir: its clocks, logs, interrupts, and the rules for stopping."""
 
+import contextlib
 import dataclasses
 import itertools
 import pathlib
@@ -10,7 +11,7 @@ import numpy as np
 
 from r1jax import cluster
 from r1jax.errors import UserError
-from r1jax.monitor import completions
+from r1jax.monitor import completions, watchdog
 from r1jax.monitor.clock import Clock, CompileCounter
 from r1jax.monitor.metrics import finite_or_none
 from r1jax.monitor.progress import Progress
@@ -39,9 +40,24 @@ class Session:
 
     def stopping(self) -> bool:
         """Whether this process, or another one of the run, was asked to stop."""
-        asked = cluster.gather(self.interrupts.received, "interrupts")
+        with self.clock.watch("collective"):
+            asked = cluster.gather(self.interrupts.received, "interrupts")
         self.interrupts.received = next((signum for signum in asked if signum is not None), None)
         return self.interrupts.received is not None
+
+    def watchdog(self) -> contextlib.AbstractContextManager[None]:
+        """Open while the run runs: docs/training.md, Watchdogs."""
+        limits, process = self.setup.config.watchdog, cluster.index()
+        kept = "ended; what was saved is kept, the same command goes on from there"
+        return watchdog.watching(
+            self.clock,
+            self.workdir / watchdog.FOLDER / f"process_{process}.txt",
+            warn_s=limits.warn_s,
+            end_s=limits.end_s,
+            say=lambda text: print(text, flush=True),
+            end=lambda text: cluster.end_at_once(f"r1jax train: {text}; {kept}", 2),
+            waiting=cluster.waiting,
+        )
 
     def progress(self, phase: str, total: int, first: int) -> Progress:
         every = self.setup.config.logging.every

@@ -65,20 +65,25 @@ def _train(session, state, optimizer, checkpoints, first):
     progress = session.progress(PHASE, steps, first)
     for step in range(first, steps):
         batch, used = corpus_batch(setup, shape, step)
-        state, stats = update(state, setup.place(batch), np.int32(used))
+        with session.clock.watch("update"):
+            state, stats = update(state, setup.place(batch), np.int32(used))
         done = step + 1
         stopping = session.stopping()
         # Reading a number waits for the device, so it is done now and then only.
         if done % every == 0 or done == steps or stopping:
-            stats = {name: float(value) for name, value in jax.device_get(stats).items()}
+            with session.clock.watch("update"):
+                stats = {name: float(value) for name, value in jax.device_get(stats).items()}
             session.require_finite(PHASE, step, stats, batch)
             session.sinks.write(PHASE, step, stats)
             progress.step(done, {"loss": f"{stats['loss']:.3f}"})
-            checkpoints.save(done, state, {})
+            with session.clock.watch("checkpoint"):
+                checkpoints.save(done, state, {})
         if stopping:
-            checkpoints.wait()
+            with session.clock.watch("checkpoint"):
+                checkpoints.wait()
             session.interrupts.raise_if_received()
-    checkpoints.wait()
+    with session.clock.watch("checkpoint"):
+        checkpoints.wait()
     return state
 
 

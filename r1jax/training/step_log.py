@@ -58,6 +58,10 @@ class StepLog:
         finished, self.pending = self.pending, None
         if finished is None:
             return
+        with self._session.clock.watch("log"):
+            self._write(finished)
+
+    def _write(self, finished: Finished) -> None:
         session, step = self._session, finished.step
         with session.clock("update"):
             jax.block_until_ready(finished.stats)

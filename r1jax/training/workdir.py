@@ -13,7 +13,7 @@ from r1jax.errors import UserError
 
 # What may change between two runs in one workdir: none of it changes what is learned. Of what
 # `init_from` and the files of questions hold, the checkpoints keep fingerprints.
-FREE_SECTIONS: tuple[str, ...] = ("mesh.", "checkpoint.", "logging.", "batch.")
+FREE_SECTIONS: tuple[str, ...] = ("mesh.", "checkpoint.", "logging.", "watchdog.", "batch.")
 MOVABLE = ("init_from", "data.train", "data.eval")
 # Files and folders a run makes; --overwrite removes these and nothing else.
 OURS = (
@@ -27,6 +27,7 @@ OURS = (
     "start",
     "replay",
     "tensorboard",
+    "stacks",
 )
 
 
