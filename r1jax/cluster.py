@@ -273,8 +273,7 @@ def _end_teller() -> None:
     sys.stderr.flush()
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
-    try:
+    # Not over in time: a child of this process still has the pipe, and its words are passed on.
+    with contextlib.suppress(subprocess.TimeoutExpired):
         _teller.wait(_GOODBYE_S)
-    except subprocess.TimeoutExpired:
-        pass  # a child of this process still has the pipe: it passes that one's words on
     _teller = None
