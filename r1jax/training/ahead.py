@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from r1jax import cluster
 from r1jax.errors import UserError
 from r1jax.rollout import Carried
 from r1jax.training.batches import Minibatch
@@ -77,16 +76,11 @@ def draw_ahead(
     verdicts = session.setup.grader.later(lambda: judged(session.setup, now))
     packed: list[list[Minibatch]] = []
 
-    def pack_this_step() -> None:
-        if not packed:
-            with session.clock("pack"):
-                packed.append(pack(verdicts.result().graded))
-
     def see_to_this_step() -> None:
         meanwhile()
-        # Packing runs programs: those of several processes must run them at the same place.
-        if verdicts.done() and cluster.count() == 1:
-            pack_this_step()
+        if verdicts.done() and not packed:
+            with session.clock("pack"):
+                packed.append(pack(verdicts.result().graded))
 
     following = None
     if step + 1 < session.setup.config.rl.steps:
@@ -94,8 +88,7 @@ def draw_ahead(
         following = one_older(following, step + 1)
     with session.clock("grade"):
         drawn = verdicts.result()
-    meanwhile()
-    pack_this_step()
+    see_to_this_step()
     newest = following or now
     drawn = dataclasses.replace(drawn, next=newest.next, carried=newest.carried)
     return drawn, packed[0], following
