@@ -57,11 +57,11 @@ class Critic:
         self._module, _ = without_head(setup.module, {})
         self._optimizer = make_critic_optimizer(config)
         self._options = config.critic
-        self._appraise = jax.jit(
+        self.appraise = jax.jit(
             functools.partial(appraise, self._module, config.critic, reward_kl(config))
         )
         self._settle = jax.jit(functools.partial(settle, whiten=config.critic.whiten))
-        self._update_at = functools.cache(self._make_update)
+        self.update_at = functools.cache(self._make_update)
 
     def advise(
         self, batches: Sequence[PackedBatch], used: Sequence[int]
@@ -71,7 +71,7 @@ class Critic:
         if not batches:
             return [], {}
         found = [
-            self._appraise(self.state.params, batch, np.int32(count))
+            self.appraise(self.state.params, batch, np.int32(count))
             for batch, count in zip(batches, used, strict=True)
         ]
         found, stats = self._settle(found, [batch.mask for batch in batches])
@@ -84,7 +84,7 @@ class Critic:
     def learn(self, step: int, batch: PackedBatch, used: int) -> Stats:
         """One update, of a minibatch that `advise` has seen."""
         clip = None if step < self._options.pretrain_steps else self._options.clip
-        self.state, stats = self._update_at(clip)(self.state, batch, np.int32(used))
+        self.state, stats = self.update_at(clip)(self.state, batch, np.int32(used))
         return {
             "value/loss": stats["loss"],
             "value/clip_fraction": stats["vf_clipfrac"],

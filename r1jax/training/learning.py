@@ -152,7 +152,7 @@ def with_reference(
     """The batch with the reference's log-probs; untouched where no KL asks for them."""
     if reference is None:
         return batch
-    logp_ref, _ = _evaluate(setup.module, reference, batch, np.int32(used), temperature)
+    logp_ref, _ = evaluate_micro(setup.module, reference, batch, np.int32(used), temperature)
     return dataclasses.replace(batch, logp_ref=logp_ref)
 
 
@@ -160,7 +160,7 @@ def with_old_policy(
     setup: Setup, policy: Params, batch: PackedBatch, used: int, temperature: float
 ) -> PackedBatch:
     """The batch with the log-probs of the policy as it is before the step's updates."""
-    logp_old, _ = _evaluate(setup.module, policy, batch, np.int32(used), temperature)
+    logp_old, _ = evaluate_micro(setup.module, policy, batch, np.int32(used), temperature)
     return dataclasses.replace(batch, logp_old=logp_old)
 
 
@@ -174,7 +174,7 @@ def with_zero_variance(
 ) -> PackedBatch:
     """RL-ZVP (2509.21880): tokens of flat groups get their advantage from their entropy, under the
     policy that is about to be updated."""
-    _, entropy = _evaluate(setup.module, policy, batch, np.int32(used), temperature)
+    _, entropy = evaluate_micro(setup.module, policy, batch, np.int32(used), temperature)
     alpha = setup.config.rl.dynamic.zvp_alpha
     missing = max(0, setup.config.rl.prompts_per_step - len(verdicts_P))
     shaped = _zero_variance(batch, entropy, np.pad(verdicts_P, (0, missing)), alpha)
@@ -200,7 +200,7 @@ def _zero_variance(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
-def _evaluate(
+def evaluate_micro(
     module: Any, params: Params, batch: PackedBatch, used: ArrayLike, temperature: float
 ) -> tuple[Array, Array]:
     """(log-probs, entropies) of the first `used` micro-batches, zeros in the others."""
