@@ -155,16 +155,16 @@ def test_killed_anywhere_and_run_again_is_the_same_run(runs, tmp_path):
 
 @pytest.mark.slow
 def test_ppo_learns(tmp_path):
-    """Less of ppo_tiny: fewer digits, a shorter base, half the steps."""
+    """Less of ppo_tiny: fewer digits, a shorter base, fewer steps."""
     command = [sys.executable, "-m", "r1jax", "train", f"--config={CONFIGS}/ppo_tiny.py"]
-    less = ["--config.data.size=4", "--config.pretrain.steps=800", "--config.rl.steps=30"]
+    less = ["--config.data.size=4", "--config.pretrain.steps=800", "--config.rl.steps=24"]
     done = subprocess.run(
         [*command, f"--workdir={tmp_path}", *less], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())
     before, after = summary["before"], summary["after"]
-    assert after["accuracy"] > before["accuracy"] + 0.4
+    assert after["accuracy"] > before["accuracy"] + 0.5
     assert after["mean_length"] > 1.3 * before["mean_length"]
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     explained = [line["value/explained_variance"] for line in lines if line["phase"] == "rl"]

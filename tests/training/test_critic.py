@@ -211,13 +211,14 @@ GAE = {"rl.advantage": "gae"}
             "rl.dynamic.mode='refill': goes by the share of right answers of a group",
         ),
         ({**GAE, "rl.dynamic.mode": "zvp"}, "rl.dynamic.mode='zvp': gives advantages to groups"),
+        ({**GAE, "grading.steps": "a.b"}, "rl.advantage='gae' has no use for rewards of steps"),
         ({**GAE, "lora.rank": 4}, "lora.rank=4: a critic is trained whole"),
         ({**GAE, "critic.gamma": 1.5}, "critic.gamma=1.5: must lie between 0 and 1"),
         ({**GAE, "critic.clip": 0.0}, "critic.clip=0.0: must be above 0, or None"),
         ({**GAE, "critic.pretrain_steps": -1}, "critic.pretrain_steps=-1: must be 0 or more"),
         ({**GAE, "critic.length_alpha": 0.05, "critic.lam": 0.9}, "leave one out"),
         ({**GAE, "critic.optim": {"lr": 0.0}}, "critic.optim.lr=0.0: must be above 0"),
-        ({"rl.advantage": "critic"}, "rl.advantage='critic': must be one of group, gae"),
+        ({"rl.advantage": "critic"}, "rl.advantage='critic': must be one of group, process, gae"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(settings, message):
