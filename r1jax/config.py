@@ -130,6 +130,19 @@ class CriticConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class RewardModelConfig:
+    """A reward model that learns on from what the policy writes: docs/training.md."""
+
+    every: int = 0  # rl.steps of an iteration, at whose end it learns; 0 = there is none
+    weight: float = 1.0  # of its score, beside reward_weights
+    updates: int = 16  # at an iteration's end
+    pairs: int = 32  # of an update: a right and a wrong answer to one prompt
+    replay: float = 0.1  # the share of them that is of earlier iterations: DeepSeekMath's
+    kept: int = 1024  # pairs of earlier iterations
+    optim: OptimConfig = OptimConfig(lr=2e-5)  # DeepSeekMath's rate
+
+
+@dataclasses.dataclass(frozen=True)
 class PretrainConfig:
     """The tiny base model's own training; 0 steps = start from the initial parameters."""
 
@@ -221,6 +234,7 @@ class Config:
     rollout: RolloutConfig = dataclasses.field(default_factory=RolloutConfig)
     optim: OptimConfig = OptimConfig()
     critic: CriticConfig = CriticConfig()
+    reward_model: RewardModelConfig = RewardModelConfig()
     auxiliary: AuxiliaryConfig = AuxiliaryConfig()
     batch: BatchConfig = BatchConfig()
     mesh: MeshConfig = MeshConfig()
@@ -325,6 +339,7 @@ def validate(config: Config) -> None:
         *_optim_problems("optim", config.optim),
         *_optim_problems("pretrain.optim", config.pretrain.optim),
         *_optim_problems("critic.optim", config.critic.optim),
+        *_optim_problems("reward_model.optim", config.reward_model.optim),
     ]
     for wrong, message in problems:
         if wrong:

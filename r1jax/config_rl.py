@@ -110,6 +110,7 @@ def rl_problems(config: "Config") -> list[Problem]:
             "learned from them; use 1.0",
         ),
         *_process_problems(config),
+        *_reward_model_problems(config),
         *_int8_problems(config),
         (
             rl.asynchronous and objective.correction == "none",
@@ -147,6 +148,40 @@ def _stage_problems(rl: RLConfig, longest: int) -> list[Problem]:
         (
             any(temperature <= 0 for _, _, temperature in rl.stages),
             f"rl.stages={rl.stages}: temperatures must be above 0",
+        ),
+    ]
+
+
+def _reward_model_problems(config: "Config") -> list[Problem]:
+    model = config.reward_model
+    plain = type(model)()
+    said = [name for name, value in vars(model).items() if value != getattr(plain, name)]
+    if not model.every:
+        message = f"reward_model.{', reward_model.'.join(said)}: there is none; set "
+        return [(bool(said), f"{message}reward_model.every, or leave it out")]
+    return [
+        below("reward_model.every", model.every, 1),
+        below("reward_model.updates", model.updates, 1),
+        below("reward_model.pairs", model.pairs, 1),
+        below("reward_model.kept", model.kept, 1),
+        (
+            not 0 <= model.replay < 1,
+            f"reward_model.replay={model.replay}: must be a share, 0 <= replay < 1",
+        ),
+        (
+            config.rl.samples_per_prompt < 2,
+            f"reward_model.every={model.every}: learns from two answers to a prompt; set "
+            "rl.samples_per_prompt to 2 or more",
+        ),
+        (
+            config.rl.advantage == "process",
+            f"reward_model.every={model.every}: scores whole responses; rl.advantage='process' "
+            "goes by steps",
+        ),
+        (
+            config.lora.rank > 0,
+            f"reward_model.every={model.every}: it is trained whole, which is what adapters "
+            "(lora.rank) are to avoid; leave one out",
         ),
     ]
 

@@ -122,8 +122,9 @@ class TrainState:
     opt_state: Any
     step: Any  # int32 scalar, updates done
     # In checkpoints only, where a run has them: the reference it replaced, groups it carries, the
-    # samples of the step that comes, the critic's own state.
+    # samples of the step that comes, the critic's own state, the reward model's.
     reference: Any = None
     carried: Any = None
     ahead: Any = None
     critic: Any = None
+    reward_model: Any = None

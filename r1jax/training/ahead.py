@@ -24,7 +24,8 @@ from r1jax.training.session import Session
 from r1jax.training.setup import Setup
 from r1jax.types import Graded, Params
 
-Pack = Callable[[Graded | None], list[Minibatch]]
+# -> (the same with all that is paid, minibatches)
+Pack = Callable[[Graded | None], tuple[Graded | None, list[Minibatch]]]
 
 
 def sample_step(
@@ -50,7 +51,8 @@ def draw(
     with session.clock("grade"):
         drawn = judged(session.setup, sampled)
     with session.clock("pack"):
-        return drawn, pack(drawn.graded)
+        graded, minibatches = pack(drawn.graded)
+    return dataclasses.replace(drawn, graded=graded), minibatches
 
 
 def draw_ahead(
@@ -74,7 +76,7 @@ def draw_ahead(
         now = sample_step(session, policy, feed, step, meanwhile=meanwhile)
         feed = feed._replace(next=now.next, carried=now.carried)
     verdicts = session.setup.grader.later(lambda: judged(session.setup, now))
-    packed: list[list[Minibatch]] = []
+    packed: list[tuple[Graded | None, list[Minibatch]]] = []
 
     def see_to_this_step() -> None:
         meanwhile()
@@ -90,8 +92,9 @@ def draw_ahead(
         drawn = verdicts.result()
     see_to_this_step()
     newest = following or now
-    drawn = dataclasses.replace(drawn, next=newest.next, carried=newest.carried)
-    return drawn, packed[0], following
+    graded, minibatches = packed[0]
+    drawn = dataclasses.replace(drawn, graded=graded, next=newest.next, carried=newest.carried)
+    return drawn, minibatches, following
 
 
 def one_older(sampled: Sampled, step: int) -> Sampled:

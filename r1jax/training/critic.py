@@ -218,20 +218,23 @@ def make_critic_optimizer(config: Config) -> optax.GradientTransformation:
 def abstract_critic(setup: Setup) -> TrainState:
     """Shapes, dtypes and shardings of a critic's state: nothing is computed."""
     optimizer = make_critic_optimizer(setup.config)
-    shapes = jax.eval_shape(lambda: _init(setup.module, optimizer, init_params(setup.module, 0)))
+    shapes = jax.eval_shape(
+        lambda: init_scored(setup.module, optimizer, init_params(setup.module, 0))
+    )
     return with_shardings(setup, shapes, optimizer, logical_axes(shapes.params))
 
 
 def fresh_critic(setup: Setup, base_params: Params) -> TrainState:
     """A copy of the policy's base with a head of zeros in place of the vocabulary's."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_critic(setup))
-    make = functools.partial(_init, setup.module, make_critic_optimizer(setup.config))
+    make = functools.partial(init_scored, setup.module, make_critic_optimizer(setup.config))
     return jax.jit(make, out_shardings=shardings)(base_params)
 
 
-def _init(
+def init_scored(
     module: Transformer, optimizer: optax.GradientTransformation, base_params: Params
 ) -> TrainState:
+    """Step 0 of a model that gives numbers in place of tokens, from a base that stays as it is."""
     _, params = heads.attach(module, base_params)
     # A copy: updates write over what they are given, and the base is the policy's.
     return init_state(jax.tree.map(jnp.copy, params), optimizer)

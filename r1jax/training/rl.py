@@ -26,6 +26,7 @@ from r1jax.training.learning import (
     with_zero_variance,
 )
 from r1jax.training.optimizer import make_optimizer
+from r1jax.training.reward_model import RewardModel, abstract_reward_model, fresh_reward_model
 from r1jax.training.sampling import Drawn, Feed, Sampled
 from r1jax.training.session import Session
 from r1jax.training.setup import (
@@ -54,6 +55,7 @@ class Run:
     books: dict[str, Any]
     ahead: Sampled | None = None  # with rl.asynchronous, what `step` learns from
     critic: Critic | None = None
+    reward_model: RewardModel | None = None
 
 
 def train_rl(
@@ -88,6 +90,7 @@ def train_rl(
         done = log.pending = Finished(run.step, drawn, run.feed.updates, stats, minibatches)
         run.step += 1
         run.feed = next_feed(setup, run, drawn, done.policy_updates)
+        train_reward_model(session, run, drawn)
         stopping = session.stopping()
         if evaluate is not None and is_due(config.eval.every, run.step):
             log.write()
@@ -111,6 +114,15 @@ def train_rl(
     return run.state
 
 
+def train_reward_model(session: Session, run: Run, drawn: Drawn) -> None:
+    if run.reward_model is None:
+        return
+    with session.clock("reward_model"):
+        numbers = run.reward_model.learn(run.step, drawn.graded)
+    if numbers:
+        session.sinks.write(REWARD_MODEL, run.step, numbers)
+
+
 def is_due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
 
@@ -121,8 +133,10 @@ def draw(
     """What the step learns from, packed."""
     config, decode_text = session.setup.config, session.setup.decode_text
 
-    def pack(graded: Graded | None) -> list[Minibatch]:
-        return make_minibatches(config, shape, graded, run.step, decode_text)
+    def pack(graded: Graded | None) -> tuple[Graded | None, list[Minibatch]]:
+        if run.reward_model is not None and graded is not None:
+            graded = run.reward_model.paid(graded)
+        return graded, make_minibatches(config, shape, graded, run.step, decode_text)
 
     if not config.rl.asynchronous:
         return ahead.draw(session, policy, run.feed, run.step, pack, meanwhile=meanwhile)
@@ -219,7 +233,7 @@ def measure(
     return better
 
 
-EVALUATE = "evaluate"  # as a phase of the log
+EVALUATE, REWARD_MODEL = "evaluate", "reward_model"  # as phases of the log
 BEST = "best"  # checkpoints of the policy with the highest held-out accuracy
 
 
@@ -252,6 +266,7 @@ def save(session: Session, checkpoints: Checkpoints, run: Run) -> None:
         carried=carried_arrays(config, run.feed.carried) if config.rl.dynamic.carry else None,
         ahead=ahead.ahead_arrays(session.setup, run.ahead) if config.rl.asynchronous else None,
         critic=None if run.critic is None else run.critic.state,
+        reward_model=None if run.reward_model is None else run.reward_model.saved(),
     )
     feed = {
         "next_prompt": run.feed.next,
@@ -274,16 +289,20 @@ def start_or_resume(
     config = setup.config
     restored = checkpoints.restore(abstract_rl_state(setup, optimizer))
     origin = setup.origin(base_params)
-    critic_state = None
+    critic_state, reward_model = None, None
     if restored is None:
         if config.rl.has_critic:  # while the base is still there
             critic_state = fresh_critic(setup, base_params)
+        if config.reward_model.every:
+            reward_model = fresh_reward_model(setup, base_params)
         params = initial_trained(setup, base_params)
         state = fresh_state(setup, optimizer, params, adapters=setup.trains_adapters)
         step, saved = 0, {}
     else:
         step, state, saved = restored
         critic_state = state.critic
+        if state.reward_model is not None:
+            reward_model = RewardModel(setup, state.reward_model["state"], state.reward_model)
         require_same_origin(origin, saved.get("origin", origin))
     books = {"num_tokens": 0, "best_accuracy": -1.0, "stalled": 0, "origin": origin, **saved}
     carried = None
@@ -306,9 +325,11 @@ def start_or_resume(
         session.say(f"rl goes on at step {step} of {config.rl.steps}")
     session.forget_after(PHASE, step)
     session.forget_after(EVALUATE, step + 1)  # of the policy after so many steps
-    state = dataclasses.replace(state, reference=None, carried=None, ahead=None, critic=None)
+    session.forget_after(REWARD_MODEL, step + 1)
+    aside = ("reference", "carried", "ahead", "critic", "reward_model")
+    state = dataclasses.replace(state, **dict.fromkeys(aside))
     critic = None if critic_state is None else Critic(setup, critic_state)
-    return Run(step, state, reference, feed, books, waiting, critic)
+    return Run(step, state, reference, feed, books, waiting, critic, reward_model)
 
 
 def abstract_rl_state(setup: Setup, optimizer: optax.GradientTransformation) -> TrainState:
@@ -327,6 +348,7 @@ def abstract_rl_state(setup: Setup, optimizer: optax.GradientTransformation) -> 
         carried=groups if config.rl.dynamic.carry else None,
         ahead=groups if config.rl.asynchronous else None,
         critic=abstract_critic(setup) if config.rl.has_critic else None,
+        reward_model=abstract_reward_model(setup) if config.reward_model.every else None,
     )
 
 

@@ -84,7 +84,8 @@ def refuse_other_config(path: pathlib.Path, saved: dict[str, Any], wanted: dict[
     old, new = config_lib.flatten(saved), config_lib.flatten(wanted)
     # At a constant rate the steps of a shorter run are the first steps of a longer one.
     free = FREE_SECTIONS
-    if {wanted["optim"]["schedule"], wanted["critic"]["optim"]["schedule"]} == {"constant"}:
+    optims = [wanted["optim"], wanted["critic"]["optim"], wanted["reward_model"]["optim"]]
+    if {optim["schedule"] for optim in optims} == {"constant"}:
         free = (*free, "rl.steps")
     differing = [
         f"{key} ({old.get(key, 'unset')!r} there, {new.get(key, 'unset')!r} now)"

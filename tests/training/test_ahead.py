@@ -1,24 +1,17 @@
 """One step off: whose samples a step learns from, what they are counted as, and what they weigh."""
 
-import contextlib
-import json
 import shutil
 from unittest import mock
 
 import jax
 import numpy as np
 import pytest
-from helpers import quick_compiles
+from loops import assert_same, kept, log, session_in, train
 
-from r1jax import mesh as mesh_lib
 from r1jax import rollout
 from r1jax.config import from_config_dict
 from r1jax.errors import UserError
-from r1jax.monitor.clock import CompileCounter
-from r1jax.monitor.sinks import Sinks
 from r1jax.training import rl
-from r1jax.training.interrupts import Interrupts
-from r1jax.training.session import Session
 from r1jax.training.setup import fresh_params, make_setup
 
 TIS = {"correction": "tis", "correction_high": 2.0}
@@ -39,21 +32,6 @@ def tree(**rl):
     return {**MICRO, "rl": {**RL, **rl}}
 
 
-@contextlib.contextmanager
-def session_in(workdir, config):
-    workdir.mkdir(exist_ok=True)
-    setup = make_setup(from_config_dict(config))
-    sinks, compiles = Sinks(workdir), CompileCounter()
-    interrupts = mock.Mock(spec=Interrupts, received=None)
-    try:
-        with quick_compiles(), mesh_lib.use(setup.mesh):
-            yield Session(setup, workdir, sinks, interrupts, compiles)
-    finally:
-        setup.grader.close()
-        compiles.close()
-        sinks.close()
-
-
 class Spy:
     """The policy at the start of each step, and the samples that it then learned from."""
 
@@ -67,15 +45,6 @@ class Spy:
             return learn(setup, run, base, update_at, drawn, minibatches)
 
         monkeypatch.setattr(rl, "learn", told)
-
-
-def train(workdir, config, **options):
-    with session_in(workdir, config) as session:
-        return rl.train_rl(session, fresh_params(session.setup), **options)
-
-
-def log(workdir):
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
 def sampled_by(setup, params, graded, step):
@@ -122,17 +91,6 @@ def test_a_step_learns_from_the_policy_before_the_last_update(whole, tmp_path):
     weights = [line["sampling/importance_sampling_ratio/mean"] for line in lines]
     assert weights[0] == pytest.approx(1, abs=1e-5)
     assert all(abs(weight - 1) > 1e-5 for weight in weights[1:])
-
-
-def kept(workdir):
-    """What was logged, without what differs from process to process."""
-    volatile = ("time/", "perf/", "memory/", "sinks/", "step_time", "tokens_per", "compiles")
-    volatile += ("grading/queue_s", "grading/cache_hits")
-    return [{k: v for k, v in line.items() if not k.startswith(volatile)} for line in log(workdir)]
-
-
-def assert_same(left, right):
-    jax.tree.map(np.testing.assert_array_equal, left, right)
 
 
 def test_resumed_it_is_the_same_run(whole, tmp_path):
@@ -232,12 +190,22 @@ def off_policy(setup):
     return mock.patch.object(type(setup), "policy", other)
 
 
+STRICT = {**tree(asynchronous=False), "objective": {}, "checkpoint": {"every": 1}}
+
+
 def test_a_gap_between_sampler_and_trainer_ends_a_strict_run(tmp_path):
-    strict = {**tree(asynchronous=False), "objective": {}, "checkpoint": {"every": 1}}
-    with session_in(tmp_path, strict) as session:
+    message = r"rl step 0: sampler and trainer differ by .* above config\.rl\.gap_limit=0\.05"
+    with session_in(tmp_path, STRICT) as session, off_policy(session.setup):
+        with pytest.raises(UserError, match=message):
+            rl.train_rl(session, fresh_params(session.setup))
+    assert log(tmp_path)[-1]["sampling/sampling_logp_difference/mean"] > 0.05
+
+
+@pytest.mark.slow
+def test_a_gap_loses_nothing_that_was_learned_before_it(tmp_path):
+    with session_in(tmp_path, STRICT) as session:
         rl.train_rl(session, fresh_params(session.setup), until=1)
-        message = r"rl step 1: sampler and trainer differ by .* above config\.rl\.gap_limit=0\.05"
-        with off_policy(session.setup), pytest.raises(UserError, match=message):
+        with off_policy(session.setup), pytest.raises(UserError, match="rl step 1: sampler"):
             rl.train_rl(session, fresh_params(session.setup))
     assert log(tmp_path)[-1]["sampling/sampling_logp_difference/mean"] > 0.05
     # What was learned before it is there, what was learned from it is not.
