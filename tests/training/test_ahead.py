@@ -195,9 +195,10 @@ STRICT = {**tree(asynchronous=False), "objective": {}, "checkpoint": {"every": 1
 
 def test_a_gap_between_sampler_and_trainer_ends_a_strict_run(tmp_path):
     message = r"rl step 0: sampler and trainer differ by .* above config\.rl\.gap_limit=0\.05"
-    with session_in(tmp_path, STRICT) as session, off_policy(session.setup):
-        with pytest.raises(UserError, match=message):
-            rl.train_rl(session, fresh_params(session.setup))
+    with session_in(tmp_path, STRICT) as session:
+        base = fresh_params(session.setup)
+        with off_policy(session.setup), pytest.raises(UserError, match=message):
+            rl.train_rl(session, base)
     assert log(tmp_path)[-1]["sampling/sampling_logp_difference/mean"] > 0.05
 
 

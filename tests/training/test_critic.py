@@ -181,7 +181,7 @@ def test_a_critics_update_is_the_gradient_of_half_the_clipped_squared_error(clip
 def test_a_critic_starts_as_the_base_and_predicts_nothing():
     module, base = make_tiny(tied_head=False)
     optimizer = optax.adam(1e-3)
-    state = jax.jit(functools.partial(critic._init, module, optimizer))(base)
+    state = jax.jit(functools.partial(critic.init_scored, module, optimizer))(base)
     assert set(state.params) == set(base) - {"head"} | {heads.SCORE}
     assert not state.params[heads.SCORE].any()
     jax.tree.map(
