@@ -113,6 +113,12 @@ def one_older(sampled: Sampled, step: int) -> Sampled:
     return dataclasses.replace(sampled, rollouts=rollouts, metrics=metrics)
 
 
+def oldest_step(sampled: Sampled, step: int) -> int:
+    """The step by whose policy any of the samples that `step` learns from was begun."""
+    rollouts = sampled.rollouts
+    return step if rollouts is None else step - int(np.max(np.asarray(rollouts.staleness)))
+
+
 # For a checkpoint: what was drawn, and not the verdicts, which may not be in. They are asked for
 # again, as those of a step that is done again are.
 

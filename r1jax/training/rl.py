@@ -148,8 +148,10 @@ def draw(
 
 def next_feed(setup: Setup, run: Run, drawn: Drawn, updates: int) -> Feed:
     """Of the step that comes, `run.step`."""
-    began = () if drawn.carried is None else drawn.carried.began.tolist()
-    oldest = max(0, min([run.step, *began]) - int(setup.config.rl.asynchronous))
+    began = [] if drawn.carried is None else drawn.carried.began.tolist()
+    if run.ahead is not None:  # these samples, and those of the carried groups to come, are older
+        began = [ahead.oldest_step(run.ahead, run.step), *(max(0, step - 1) for step in began)]
+    oldest = min([run.step, *began])
     history = (*run.feed.updates, run.feed.updates[-1] + updates)
     rates = run.feed.rates
     if setup.config.data.curriculum != "none":
