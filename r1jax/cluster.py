@@ -28,6 +28,7 @@ HEARTBEAT_S = 60  # a process that was silent for so long is gone; jax's own def
 _ASK_MS = 2000  # between two looks whether the process that is waited for has failed
 _GOODBYE_S = 5.0  # the first process, with which the service ends, waits for the others so long
 _FAILED = "r1jax/failed/"
+_OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # the one thing that devices say of themselves
 _PART = 1 << 20  # bytes of one value of the service
 _SETTINGS = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
@@ -222,7 +223,7 @@ def joined(
     except BaseException as error:  # noqa: BLE001 - the process ends here, whatever it was
         said = in_one_line(error)
         if said is None:
-            if isinstance(error, jax.errors.JaxRuntimeError):
+            if isinstance(error, jax.errors.JaxRuntimeError) and _OUT_OF_MEMORY not in str(error):
                 # How devices say that a peer is gone. jax ends this process once it knows who.
                 time.sleep(heartbeat_s + 10)
             traceback.print_exc()
