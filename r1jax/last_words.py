@@ -10,12 +10,11 @@ import os
 import re
 import select
 import sys
+import time
 
-# How XLA's lines about other processes begin: a letter, the date, the time, the thread, the file.
-_XLA = re.compile(rb"^[IWEF]\d{4} [\d:.]+ +\d+ (coordination_|client\.h|service\.h)")
 _ENDED = b"Terminating process because the JAX distributed service detected fatal errors"
 _SILENT = re.compile(r"(?:unhealthy|stopped sending heartbeats)[^\n]*:\s*\n((?:[^\n]*\d+\s*\n)+)")
-_QUIET_S = 5.0  # nothing fatal came behind a line of XLA: it was only a line
+_HELD_S = 2.0  # a line is passed on so much later
 
 
 def say(text: str, who: str) -> str:
@@ -33,28 +32,28 @@ def say(text: str, who: str) -> str:
 
 
 def pass_on(who: str) -> None:
-    held: list[bytes] = []
-    source, out, rest = sys.stdin.fileno(), sys.stderr.buffer, b""
-    while True:
-        if held and not select.select([source], [], [], _QUIET_S)[0]:
-            out.writelines(held)
-            out.flush()
-            held = []
-        data = os.read(source, 1 << 16)
-        *lines, rest = (rest + data).split(b"\n")
-        if not data and rest:
-            lines, rest = [*lines, rest], b""
+    """Each line a little later than it came: what threads say while their peer goes, and are ended
+    for, belongs to the one line."""
+    held: list[tuple[float, bytes]] = []
+    source, out, rest, data = sys.stdin.fileno(), sys.stderr.buffer, b"", b"-"
+    while data:
+        ready = select.select([source], [], [], _HELD_S if held else None)[0]
+        data = os.read(source, 1 << 16) if ready else b"-"
+        *lines, rest = (rest + (data if ready else b"")).split(b"\n")
+        now = time.monotonic()
         for line in lines:
-            if (held or _XLA.match(line)) and not line.startswith(b"r1jax"):
-                held.append(line + b"\n")
-            else:
+            if line.startswith(b"r1jax"):  # the line that a process ends with
                 out.write(line + b"\n")
+            else:
+                held.append((now, line + b"\n"))
+        if not any(_ENDED in line for _, line in held):  # else the process is about to end
+            out.writelines(line for came, line in held if came < now - _HELD_S)
+            held = [(came, line) for came, line in held if came >= now - _HELD_S]
         out.flush()
-        if not data:
-            break
-    if any(_ENDED in line for line in held):
-        held = [say(b"".join(held).decode(errors="replace"), who).encode() + b"\n"]
-    out.writelines(held)
+    last = [line for _, line in held] + ([rest + b"\n"] if rest else [])
+    if any(_ENDED in line for line in last):
+        last = [say(b"".join(last).decode(errors="replace"), who).encode() + b"\n"]
+    out.writelines(last)
     out.flush()
 
 

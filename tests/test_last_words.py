@@ -50,7 +50,11 @@ def pass_on(words: bytes) -> list[str]:
     return done.stderr.decode().splitlines()
 
 
-@pytest.mark.parametrize(("words", "gone"), [(SILENT, 1), (LEADER, 0)])
+# What a thread says that was talking to the one that went.
+THREAD = b"Exception in thread saver:\nTraceback (most recent call last):\n  ...\n"
+
+
+@pytest.mark.parametrize(("words", "gone"), [(SILENT, 1), (LEADER, 0), (THREAD + LEADER, 0)])
 def test_the_page_of_xla_is_one_line_that_names_the_peer(words, gone):
     (line,) = pass_on(words)
     assert line.startswith(f"r1jax: process {gone} is gone")
