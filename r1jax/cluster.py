@@ -28,7 +28,8 @@ HEARTBEAT_S = 60  # a process that was silent for so long is gone; jax's own def
 _ASK_MS = 2000  # between two looks whether the process that is waited for has failed
 _GOODBYE_S = 5.0  # the first process, with which the service ends, waits for the others so long
 _FAILED = "r1jax/failed/"
-_OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # the one thing that devices say of themselves
+_COLLECTIVES = ("Gloo", "NCCL")
+_OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # what devices say of themselves
 _PART = 1 << 20  # bytes of one value of the service
 _SETTINGS = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
@@ -223,9 +224,8 @@ def joined(
     except BaseException as error:  # noqa: BLE001 - the process ends here, whatever it was
         said = in_one_line(error)
         if said is None:
-            if isinstance(error, jax.errors.JaxRuntimeError) and _OUT_OF_MEMORY not in str(error):
-                # How devices say that a peer is gone. jax ends this process once it knows who.
-                time.sleep(heartbeat_s + 10)
+            if is_of_peers(error):
+                time.sleep(heartbeat_s + 10)  # jax ends this process once it knows who is gone
             traceback.print_exc()
             said = f"{type(error).__name__}: {error}", 1
         end_at_once(f"r1jax train: {said[0]}", said[1])
@@ -234,25 +234,42 @@ def joined(
         _end_teller()
 
 
+def is_of_peers(error: BaseException) -> bool:
+    """Whether devices say so that another process does not answer: not an error of this one."""
+    text = str(error)
+    if count() == 1 or _OUT_OF_MEMORY in text:
+        return False
+    of_devices = isinstance(error, jax.errors.JaxRuntimeError)
+    return of_devices or any(name in text for name in _COLLECTIVES)
+
+
 def end_at_once(message: str, code: int) -> NoReturn:
     """From any thread. The usual way would wait for processes that wait for this one."""
+    if count() > 1 and not _told(message.removeprefix("r1jax train: ")):
+        time.sleep(_GOODBYE_S)  # the first process is gone: jax ends this one, `last_words` says so
     print(message, file=sys.stderr, flush=True)
     sys.stdout.flush()
-    if count() > 1:
-        _tell_others(message.removeprefix("r1jax train: "))
+    if count() > 1 and is_first():
+        _wait_for_others()
     _end_teller()
     os._exit(code)
 
 
-def _tell_others(message: str) -> None:
-    client, deadline = _state().client, time.monotonic() + _GOODBYE_S
-    with contextlib.suppress(jax.errors.JaxRuntimeError):  # then nobody is left to be told
-        client.key_value_set(f"{_FAILED}{index()}", message)
-        # The service ends with the first process: the others hear of it before.
-        while is_first() and len(client.key_value_dir_get(_FAILED)) < count():
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.1)
+def _told(message: str) -> bool:
+    try:
+        _state().client.key_value_set(f"{_FAILED}{index()}", message)
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
+
+
+def _wait_for_others() -> None:
+    """The service ends with the first process: the others hear what is wrong before."""
+    deadline = time.monotonic() + _GOODBYE_S
+    while len(_state().client.key_value_dir_get(_FAILED)) < count():
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.1)
 
 
 def _start_teller(process: int | None) -> None:

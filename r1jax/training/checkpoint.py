@@ -96,6 +96,8 @@ class Checkpoints:
                 ),
             )
         except (OSError, ValueError) as error:  # tensorstore reports a full disk as ValueError
+            if cluster.is_of_peers(error):
+                raise
             raise self._unwritten(step, _first_line(error)) from error
 
     def wait(self) -> None:
@@ -103,6 +105,8 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
         except (OSError, ValueError) as error:
+            if cluster.is_of_peers(error):
+                raise
             raise self._unwritten(self._manager.latest_step() or 0, _first_line(error)) from error
 
     def steps(self) -> list[int]:
