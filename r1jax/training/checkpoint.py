@@ -127,6 +127,8 @@ class Checkpoints:
                 # What a broken file makes orbax, tensorstore, json and asyncio raise has no common
                 # type narrower than this.
                 except Exception as error:  # noqa: BLE001
+                    if cluster.is_of_peers(error):
+                        raise
                     damaged.append(step)
                     moved = "" if self._read_only else f" moved to {self._put_aside(step)},"
                     self._say(
