@@ -126,7 +126,7 @@ class Checkpoints:
                     raise  # the machine's trouble, not the file's
                 # What a broken file makes orbax, tensorstore, json and asyncio raise has no common
                 # type narrower than this.
-                except Exception as error:  # noqa: BLE001
+                except Exception as error:
                     if cluster.is_of_peers(error):
                         raise
                     damaged.append(step)
