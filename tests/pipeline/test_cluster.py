@@ -129,7 +129,7 @@ def test_one_killed_ends_the_other_and_the_pair_goes_on(two_devices, pair, tmp_p
     assert time.monotonic() - start < HEARTBEAT_S + 30
     assert processes[1 - killed].returncode not in (0, None)
     lines = said[1 - killed][1].splitlines()
-    assert [line[:27] for line in lines] == [f"r1jax: process {killed} is gone"], lines
+    assert [line[:24] for line in lines] == [f"r1jax: process {killed} is gone"], lines
     run_pair(two_devices, workdir)
     assert_same(workdir, pair)
 
