@@ -21,7 +21,7 @@ from r1jax.models.config import ModelConfig
 from r1jax.types import Rollouts
 
 SLOTS = flags.DEFINE_integer("slots", 0, "responses decoded at once; 0 = the engine's choice")
-CHUNK = flags.DEFINE_integer("chunk", 32, "decoding steps between looks of the host")
+CHUNK = flags.DEFINE_integer("chunk", 0, "decoding steps between looks of the host; 0 = the same")
 INT8 = flags.DEFINE_bool("int8", False, "weights and caches of eight bits")
 SPECULATE = flags.DEFINE_bool("speculate", False, "look drafts up in the text")
 

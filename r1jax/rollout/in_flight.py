@@ -207,7 +207,7 @@ class InFlight:
         )
 
     def _start_chunk(self) -> None:
-        chunk = self._programs.config.chunk
+        chunk = self._plan.chunk
         self._most_filled += chunk * self._plan.per_step
         self._fit()
         self._loop, report = self._programs.run(
@@ -226,9 +226,9 @@ class InFlight:
         if wanted > plan.rooms[self._room]:
             self._room = plan.rooms.index(wanted)
             slots = slots._replace(suffix=decode.give_room(slots.suffix, wanted))
-        if self._room == len(plan.rooms) - 1:
+        if self._room >= plan.first_tail and self._next_wave is None:
             fitting = [at for at, size in enumerate(plan.sizes) if size >= self._busy]
-            if fitting[-1] > self._size and self._next_wave is None:
+            if fitting[-1] > self._size:
                 self._size = fitting[-1]
                 slots = decode.keep_busy(slots, plan.sizes[self._size])
         self._loop = self._loop._replace(slots=slots)

@@ -21,7 +21,7 @@ class RolloutConfig:
     """How responses are decoded. Changes memory and speed, never a response, but for int8."""
 
     slots: int = 0  # responses decoded at once; 0 = `choose_slots`
-    chunk: int = 32  # decoding steps between two looks from the host
+    chunk: int = 0  # decoding steps between two looks from the host; 0 = `choose_chunk`
     share_prompts: Literal["auto", "always", "never"] = "auto"  # one cache for a prompt's responses
     room: int = 0  # tokens a slot first has room for, doubled as responses grow; 0 = `make_rooms`
     tail_from: int = 128  # max_tokens from which a rollout's tail gets programs of fewer slots
@@ -38,7 +38,7 @@ class RolloutConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            least = 0 if field.name in ("slots", "room") else 1
+            least = 0 if field.name in ("slots", "chunk", "room") else 1
             if isinstance(value, int) and not isinstance(value, bool) and value < least:
                 raise ValueError(f"rollout.{field.name}={value}: must be {least} or more")
 
@@ -62,8 +62,14 @@ class Plan:
     prompt_room: int
     rooms: tuple[int, ...]  # what a slot has room for, from first to last
     sizes: tuple[int, ...]  # units decoded at once, from first to last
+    chunk: int
     bank_prompts: int
     variant: Variant
+
+    @property
+    def first_tail(self) -> int:
+        """The place in `rooms` from which on there are programs of fewer slots."""
+        return min(1, len(self.rooms) - 1)
 
     @property
     def per_step(self) -> int:
@@ -99,12 +105,12 @@ def make_plan(
     rows = prompts * samples_per_prompt
     prompt_room = prompt_bucket(int(max(lengths, default=1)))
     may_end = bool(sampling.stop_ids or sampling.stop_strings)
-    slots = config.slots or choose_slots(rows, may_end)
+    has_tail = may_end and sampling.max_tokens >= config.tail_from
+    slots = config.slots or choose_slots(rows, may_end=may_end, has_tail=has_tail)
     shared = choose_sharing(config.share_prompts, prompt_room, sampling.max_tokens, may_end=may_end)
     unit = samples_per_prompt if shared and samples_per_prompt <= slots else 1
     multiple = unit * row_multiple
     slots = -(-min(slots, rows) // multiple) * multiple
-    has_tail = may_end and sampling.max_tokens >= config.tail_from
     bank = max(1, min(prompts, config.bank_tokens // prompt_room))
     return Plan(
         rows=rows,
@@ -115,20 +121,31 @@ def make_plan(
         prompt_room=prompt_room,
         rooms=make_rooms(sampling.max_tokens, config.room, config.variant.draft_tokens),
         sizes=make_sizes(slots // unit, unit, row_multiple) if has_tail else (slots // unit,),
+        chunk=config.chunk or choose_chunk(has_tail),
         bank_prompts=-(-bank // row_multiple) * row_multiple,
         variant=dataclasses.replace(config.variant, plain_logp=sampling.return_logp == "both"),
     )
 
 
-def choose_slots(rows: int, may_end: bool) -> int:
+def choose_slots(rows: int, *, may_end: bool, has_tail: bool) -> int:
     """All responses at once, where a step costs what it costs to read the weights: accelerators.
 
     On a CPU a step costs what its rows cost, so idle ones should be few: fewer slots, filled again.
-    Measured with benchmarks/rollout.py on `stagger` and on the tiny R1-Zero: three in eight.
+    Measured with benchmarks/rollout.py on `stagger` and on the tiny R1-Zero: five in eight where a
+    tail gets fewer slots, else three.
     """
-    if may_end and jax.default_backend() == "cpu":
-        return max(8, -(-rows * 3 // 8))
+    if may_end and _rows_cost():
+        return max(8, -(-rows * (5 if has_tail else 3) // 8))
     return rows
+
+
+def choose_chunk(has_tail: bool) -> int:
+    """A look costs little, and idle slots are found by looking."""
+    return 8 if has_tail and _rows_cost() else 32
+
+
+def _rows_cost() -> bool:
+    return jax.default_backend() == "cpu"
 
 
 def choose_sharing(
@@ -159,11 +176,12 @@ def make_rooms(max_tokens: int, first: int, drafts: int = 0) -> tuple[int, ...]:
 
 
 def make_sizes(units: int, unit: int, row_multiple: int) -> tuple[int, ...]:
-    """Numbers of units to decode with, from all to the few that a rollout's tail needs."""
+    """Numbers of units to decode with, from all to the few that a rollout's tail needs: every one
+    of them is some more programs to compile."""
     sizes = [units]
-    for divisor in (4, 16):
-        size = -(-max(units // divisor, 8 // unit, 1) // row_multiple) * row_multiple
-        if size <= sizes[-1] // 2:
+    for share in (0.6, 0.4, 0.2) if _rows_cost() else (0.25, 0.0625):
+        size = -(-max(int(units * share), 8 // unit, 1) // row_multiple) * row_multiple
+        if size <= sizes[-1] * 0.7:
             sizes.append(size)
     return tuple(sizes)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -186,10 +187,9 @@ class Programs:
 
 
 def decoding_shapes(plan: Plan) -> list[tuple[int, int]]:
-    """(units, room) of every decoding program: slots grow while all are there, then get fewer."""
-    return [(plan.sizes[0], room) for room in plan.rooms] + [
-        (units, plan.rooms[-1]) for units in plan.sizes[1:]
-    ]
+    """(units, room) of every decoding program."""
+    fewer = itertools.product(plan.sizes[1:], plan.rooms[plan.first_tail :])
+    return [(plan.sizes[0], room) for room in plan.rooms] + list(fewer)
 
 
 def split_requests(requests: Requests, prompts: int) -> list[Requests]:
