@@ -50,6 +50,8 @@ class Rollouts:
     # [R, S] float32, under the model's own: temperature 1, nothing added, nothing left out. There
     # with `SamplingParams.return_logp="both"`.
     logp_plain: np.ndarray | None = None
+    # [R, S, M] int32, the tokens that could have been drawn, -1 for none: `record_kept`.
+    kept: np.ndarray | None = None
     # [R] int32, how many policies before this one the response was begun by: partial rollouts.
     staleness: np.ndarray | None = None
 

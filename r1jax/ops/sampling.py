@@ -17,8 +17,8 @@ _BLOCK = 64
 
 @dataclasses.dataclass(frozen=True)
 class SamplingParams:
-    """How to sample. Changing a value never recompiles, but for the room that `max_tokens` asks and
-    whether `return_logp` asks for more.
+    """How to sample. Changing a value never recompiles, but for the room that `max_tokens` asks,
+    whether `return_logp` asks for more, and `top_k` with `record_kept`.
 
     The order is: bias, temperature, min_p, top_k, top_p of what top_k left. A token that may not
     come (forbidden, or a stop before `min_tokens`) has probability 0.
@@ -37,6 +37,9 @@ class SamplingParams:
     # Log-probs of the tokens: `Rollouts.logp` is under the distribution all this makes, which is
     # sampled from; "both" asks for `logp_plain` too, under the model's own.
     return_logp: Literal["processed", "both"] = "processed"
+    # `Rollouts.kept`: the tokens that could have been drawn beside each one, `top_k` at most, so
+    # that training can leave out what sampling left out.
+    record_kept: bool = False
 
     def __post_init__(self) -> None:
         bias = self.logit_bias.values()
@@ -53,6 +56,10 @@ class SamplingParams:
             (
                 self.return_logp not in ("processed", "both"),
                 f"return_logp={self.return_logp!r}: must be 'processed' or 'both'",
+            ),
+            (
+                self.record_kept and not self.top_k,
+                "record_kept: needs a top_k, so many tokens are written down for each place",
             ),
             ("" in self.stop_strings, "stop_strings: an empty string would stop at once"),
             (
@@ -137,6 +144,13 @@ def sample(
 
     Greedy is the limit of temperature to zero; its log-prob is reported at temperature 1.
     """
+    return choose(shape(logits_RV, taken_R, sampling), uniform_R, sampling)
+
+
+def shape(
+    logits_RV: Float[Array, "R V"], taken_R: Int[Array, " R"], sampling: SamplingArrays
+) -> Float[Array, "R V"]:
+    """The logits to sample from; -inf is what may not come."""
     greedy = sampling.temperature == 0
     adjusting = sampling.biased | jnp.any(taken_R < sampling.min_tokens - 1)
     logits = jax.lax.cond(
@@ -144,10 +158,34 @@ def sample(
     )
     logits = logits / jnp.where(greedy, jnp.float32(1), sampling.temperature)
     filtering = (sampling.top_k > 0) | (sampling.top_p < 1) | (sampling.min_p > 0)
-    logits = jax.lax.cond(
+    return jax.lax.cond(
         filtering & ~greedy, lambda x: filter_logits(x, sampling), lambda x: x, logits
     )
-    return jax.lax.cond(greedy, _take_highest, draw, logits, uniform_R)
+
+
+def choose(
+    shaped_RV: Float[Array, "R V"], uniform_R: Float[Array, " R"], sampling: SamplingArrays
+) -> tuple[Int[Array, " R"], Float[Array, " R"]]:
+    """`sample` from what `shape` gave."""
+    return jax.lax.cond(sampling.temperature == 0, _take_highest, draw, shaped_RV, uniform_R)
+
+
+def kept_tokens(
+    shaped_RV: Float[Array, "R V"],
+    tokens_R: Int[Array, " R"],
+    count: int,
+    sampling: SamplingArrays,
+) -> Int[Array, "R M"]:
+    """What could have been drawn, the likeliest first, then -1; the tokens drawn are among it, also
+    where more than `count` are equally likely at the edge. All -1, which is no restriction, where
+    nothing is left out: greedy."""
+    least = min(count, shaped_RV.shape[1])
+    logits, kept = jax.lax.top_k(shaped_RV, least)
+    kept = jnp.where(jnp.isfinite(logits), kept, -1)
+    kept = jnp.pad(kept, ((0, 0), (0, count - least)), constant_values=-1)
+    is_there = jnp.any(kept == tokens_R[:, None], axis=-1)
+    kept = kept.at[:, -1].set(jnp.where(is_there, kept[:, -1], tokens_R))
+    return jnp.where(sampling.temperature == 0, -1, kept).astype(jnp.int32)
 
 
 def plain_logp(logits_RV: Float[Array, "R V"], tokens_R: Int[Array, " R"]) -> Float[Array, " R"]:

@@ -25,7 +25,14 @@ from r1jax.models import transformer
 from r1jax.models.config import ModelConfig
 from r1jax.ops.kv_cache import Caches, LayerCache, copy_row, grow, quantized, take_rows
 from r1jax.ops.logprobs import compute_logits
-from r1jax.ops.sampling import SamplingArrays, plain_logp, sample, uniforms
+from r1jax.ops.sampling import (
+    SamplingArrays,
+    choose,
+    kept_tokens,
+    plain_logp,
+    shape,
+    uniforms,
+)
 from r1jax.rollout import speculative
 from r1jax.rollout.state import (
     CUT,
@@ -101,6 +108,7 @@ def empty_outputs(rows: int, tokens: int, *, variant: Variant = PLAIN) -> Output
             tokens=jnp.zeros((rows, tokens), jnp.int32),
             logp=zeros,
             logp_plain=zeros if variant.plain_logp else None,
+            kept=jnp.full((rows, tokens, variant.kept), -1, jnp.int32) if variant.kept else None,
             lengths=jnp.zeros(rows, jnp.int32),
             endings=jnp.full(rows, GOING, jnp.int32),
         )
@@ -180,7 +188,7 @@ def read_prompts(
 
     # The samples of a prompt share its logits: a loop over samples, not [P x G, V] of them.
     by_sample = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), waiting)
-    sampled = jax.tree.map(jnp.transpose, jax.lax.map(first, by_sample))
+    sampled = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), jax.lax.map(first, by_sample))
     token = sampled.tokens
     ending = _ending(token, jnp.int32(1), waiting.limits, sampling)
     rows = waiting.rows
@@ -206,11 +214,13 @@ def read_prompts(
 
 
 class Sampled(NamedTuple):
-    """Tokens and their log-probs: under what they were sampled from, and the model's own."""
+    """Tokens and their log-probs, under what they were sampled from and the model's own, and what
+    else could have been drawn."""
 
     tokens: Int[Array, "..."]
     logp: Float[Array, "..."]
     logp_plain: Float[Array, "..."] | None
+    kept: Int[Array, "... M"] | None
 
 
 def _sample(
@@ -220,8 +230,14 @@ def _sample(
     taken_R: Int[Array, " R"],
     sampling: SamplingArrays,
 ) -> Sampled:
-    token, logp = sample(logits_RV, uniform_R, taken_R, sampling)
-    return Sampled(token, logp, plain_logp(logits_RV, token) if variant.plain_logp else None)
+    shaped = shape(logits_RV, taken_R, sampling)
+    token, logp = choose(shaped, uniform_R, sampling)
+    return Sampled(
+        token,
+        logp,
+        logp_plain=plain_logp(logits_RV, token) if variant.plain_logp else None,
+        kept=kept_tokens(shaped, token, variant.kept, sampling) if variant.kept else None,
+    )
 
 
 def _put_down(outputs: Outputs, rows: Array, places: Array, sampled: Sampled) -> Outputs:
@@ -339,7 +355,7 @@ def _sample_places(
     place = (slots.starts[:, None] + taken_BC).reshape(-1)
     keys = jax.random.wrap_key_data(jnp.repeat(slots.keys, count, axis=0))
     sampled = _sample(variant, logits, uniforms(keys, place), place, sampling)
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, count), sampled)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, count, *leaf.shape[1:]), sampled)
 
 
 def _write_down(

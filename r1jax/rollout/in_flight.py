@@ -257,12 +257,14 @@ class InFlight:
         had, lengths = self._had[rows][:, None], found.lengths[:, None]
         places = np.arange(self._plan.max_tokens)[None]
         new = np.maximum(places - had, 0)
-        for name in ("tokens", "logp", "logp_plain"):
+        blanks = {"tokens": 0, "logp": 0, "logp_plain": 0, "kept": -1}
+        for name, blank in blanks.items():
             all_ = getattr(self.rollouts, name)
             if all_ is not None:
-                came = np.take_along_axis(getattr(found, name), new, axis=1)
-                came = np.where(places < had + lengths, came, 0)
-                all_[rows] = np.where(places < had, all_[rows], came)
+                wide = (..., *[None] * (all_.ndim - 2))
+                came = np.take_along_axis(getattr(found, name), new[wide], axis=1)
+                came = np.where((places < had + lengths)[wide], came, blank)
+                all_[rows] = np.where((places < had)[wide], all_[rows], came)
         self.rollouts.lengths[rows] = (had + lengths)[:, 0]
         self.rollouts.finished[rows] = found.endings == decode.STOPPED
 

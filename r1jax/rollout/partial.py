@@ -26,7 +26,8 @@ from r1jax.rollout.plan import Plan
 from r1jax.rollout.programs import Requests, make_requests, split_requests
 from r1jax.types import PromptBatch, Rollouts
 
-ARRAYS = ("tokens", "logp", "lengths", "finished", "logp_plain", "staleness")  # of `Rollouts`, [R]
+# Of `Rollouts`, [R].
+ARRAYS = ("tokens", "logp", "lengths", "finished", "logp_plain", "kept", "staleness")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +114,7 @@ def start_rollouts(plan: Plan, prompts: PromptBatch, carried: Carried | None, st
         lengths=np.zeros(plan.rows, np.int32),
         finished=np.zeros(plan.rows, bool),
         logp_plain=np.zeros(shape, np.float32) if plan.variant.plain_logp else None,
+        kept=np.full((*shape, plan.variant.kept), -1, np.int32) if plan.variant.kept else None,
         staleness=staleness,
     )
     complete = np.zeros(plan.rows, bool)
@@ -133,6 +135,7 @@ def start_rollouts(plan: Plan, prompts: PromptBatch, carried: Carried | None, st
 
 def _require_alike(carried: Rollouts, rollouts: Rollouts, samples: int) -> None:
     had, wanted = carried.tokens.shape[1], rollouts.tokens.shape[1]
+    kept_before, kept = (0 if x.kept is None else x.kept.shape[2] for x in (carried, rollouts))
     problems = [
         (had != wanted, f"sampling.max_tokens={wanted}", had),
         (carried.samples_per_prompt != samples, f"{samples=}", carried.samples_per_prompt),
@@ -141,6 +144,7 @@ def _require_alike(carried: Rollouts, rollouts: Rollouts, samples: int) -> None:
             f"sampling.return_logp={'processed' if rollouts.logp_plain is None else 'both'!r}",
             "the other",
         ),
+        (kept_before != kept, f"sampling.record_kept of {kept} tokens", kept_before),
     ]
     for wrong, what, before in problems:
         if wrong:

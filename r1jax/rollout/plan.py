@@ -123,7 +123,11 @@ def make_plan(
         sizes=make_sizes(slots // unit, unit, row_multiple) if has_tail else (slots // unit,),
         chunk=config.chunk or choose_chunk(has_tail),
         bank_prompts=-(-bank // row_multiple) * row_multiple,
-        variant=dataclasses.replace(config.variant, plain_logp=sampling.return_logp == "both"),
+        variant=dataclasses.replace(
+            config.variant,
+            plain_logp=sampling.return_logp == "both",
+            kept=sampling.top_k if sampling.record_kept else 0,
+        ),
     )
 
 

@@ -20,6 +20,7 @@ class Variant:
     ngram: int = 0  # tokens that must occur again to be followed
     plain_logp: bool = False  # `SamplingParams.return_logp`
     int8_cache: bool = False
+    kept: int = 0  # tokens written down for `SamplingParams.record_kept`
 
 
 class Outputs(NamedTuple):
@@ -28,6 +29,7 @@ class Outputs(NamedTuple):
     tokens: Int[Array, "R S"]
     logp: Float[Array, "R S"]
     logp_plain: Float[Array, "R S"] | None  # where it is asked for
+    kept: Int[Array, "R S M"] | None  # where it is asked for; -1 for none
     lengths: Int[Array, " R"]
     endings: Int[Array, " R"]  # GOING, STOPPED or CUT
 

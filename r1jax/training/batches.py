@@ -157,4 +157,5 @@ def to_sequence(
         advantages=np.broadcast_to(advantage, rollouts.tokens.shape[1])[: len(response)],
         logp_behavior=rollouts.logp[row, : len(response)],
         prompt_id=prompt_index,
+        kept=None if rollouts.kept is None else rollouts.kept[row, : len(response)],
     )

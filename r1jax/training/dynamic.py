@@ -129,7 +129,8 @@ def sample_groups(
 def slots_of_a_step(setup: Setup) -> RolloutConfig:
     """Slots for the wanted groups, not for the whole budget: others follow as these fall idle."""
     config, rl = setup.config.rollout, setup.config.rl
-    wanted = choose_slots(rl.prompts_per_step * rl.samples_per_prompt, may_end=True)
+    samples = rl.prompts_per_step * rl.samples_per_prompt
+    wanted = choose_slots(samples, may_end=True, has_tail=False)  # slots are filled to the end
     return dataclasses.replace(config, slots=config.slots or wanted)
 
 
@@ -209,7 +210,8 @@ def carry_alike(setup: Setup, feed: Feed, step: int) -> Feed:
 
 
 def no_groups(config: Config, width: int) -> Carried:
-    both = config.sampling.return_logp == "both"
+    sampling = config.sampling
+    both = sampling.return_logp == "both"
     rollouts = Rollouts(
         PromptBatch(np.zeros(0, np.int64), (), ()),
         tokens=np.zeros((0, width), np.int32),
@@ -217,6 +219,7 @@ def no_groups(config: Config, width: int) -> Carried:
         lengths=np.zeros(0, np.int32),
         finished=np.zeros(0, bool),
         logp_plain=np.zeros((0, width), np.float32) if both else None,
+        kept=np.zeros((0, width, sampling.top_k), np.int32) if sampling.record_kept else None,
         staleness=np.zeros(0, np.int32),
     )
     return Carried(rollouts, np.zeros(0, bool), np.zeros(0, np.int32))
@@ -239,6 +242,8 @@ def carried_arrays(config: Config, carried: Carried | None) -> dict[str, np.ndar
     }
     if config.sampling.return_logp == "both":
         arrays["logp_plain"] = np.zeros((rows, longest), np.float32)
+    if config.sampling.record_kept:
+        arrays["kept"] = np.full((rows, longest, config.sampling.top_k), -1, np.int32)
     if carried is not None:
         found = {**vars(carried.rollouts), **vars(carried)}
         found["places"], found["width"] = found["prompts"].ids, np.array(found["tokens"].shape[1])
@@ -251,16 +256,16 @@ def read_carried(setup: Setup, arrays: Mapping[str, Any]) -> Carried:
     found = {name: np.asarray(values) for name, values in arrays.items()}
     places = found["places"][found["places"] >= 0]
     rows = len(places) * setup.config.rl.samples_per_prompt
-    plain = found.get("logp_plain")
     width = int(found["width"])
+    more = {name: found[name][:rows, :width] for name in ("logp_plain", "kept") if name in found}
     rollouts = Rollouts(
         setup.prompts_at("train", places.tolist()),
         tokens=found["tokens"][:rows, :width],
         logp=found["logp"][:rows, :width],
         lengths=found["lengths"][:rows],
         finished=found["finished"][:rows].astype(bool),
-        logp_plain=None if plain is None else plain[:rows, :width],
         staleness=found["staleness"][:rows],
+        **more,
     )
     complete = found["complete"][:rows].astype(bool)
     return Carried(rollouts, complete, found["began"][: len(places)])

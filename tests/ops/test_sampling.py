@@ -312,7 +312,8 @@ def test_arrays_hold_every_parameter():
         "logit_bias": {1: 1.0},
         "forbidden_ids": (2,),
     }
-    on_the_host = {"stop_strings", "return_logp"}  # the latter chooses a program
+    # The last two choose a program.
+    on_the_host = {"stop_strings", "return_logp", "record_kept"}
     assert {f.name for f in dataclasses.fields(SamplingParams)} == set(changes) | on_the_host
     plain = make_arrays(9)
     for name, value in changes.items():

@@ -81,3 +81,19 @@ def test_the_alternatives_run(runs, tmp_path, mode):
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / mode / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["phase"] for line in lines].count("rl") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recorded", [True, False])
+def test_the_update_leaves_out_what_sampling_left_out(runs, tmp_path, recorded):
+    """A policy cut to three tokens is another one than the trainer's, unless it says which."""
+    flags = ["--config.sampling.top_k=3", f"--config.sampling.record_kept={recorded}"]
+    done = runs.run(tmp_path, *flags, "--config.pretrain.steps=2", "--config.rl.steps=2")
+    assert done.returncode == 0, done.stderr
+    gaps = [
+        line["sampling/sampling_logp_difference/max"]
+        for line in records(tmp_path)
+        if line["phase"] == "rl"
+    ]
+    assert len(gaps) == 2
+    assert max(gaps) < 1e-4 if recorded else min(gaps) > 0.1

@@ -1,8 +1,8 @@
 """Mutated responses and generated expressions for as long as one likes: `R1JAX_FUZZ_SECONDS`.
 
 The default is a few seconds, the slow tests half a minute each, always from the same seed, so that
-a finding is a change's own; `R1JAX_FUZZ_SEED` searches elsewhere. `atheris` (pip install atheris) guides
-the mutations by what they reach, where it is there.
+a finding is a change's own; `R1JAX_FUZZ_SEED` searches elsewhere. `atheris` (pip install atheris)
+guides the mutations by what they reach, where it is there.
 """
 
 import cmath

@@ -138,6 +138,40 @@ def test_plain_log_probs_are_the_models_own_whatever_was_sampled_from(config):
         np.testing.assert_allclose(got.logp, wanted.logp, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(DEFAULTS, id="plain"),
+        pytest.param(RolloutConfig(speculate="ngram", ngram=1, chunk=2, slots=5), id="drafts"),
+    ],
+)
+def test_kept_are_the_tokens_that_could_have_been_drawn(config):
+    """By sorting the training path's logits; writing them down changes no token."""
+    sampling = dataclasses.replace(SAMPLING, top_k=5, top_p=0.8, record_kept=True)
+    got = sample(sampling=sampling, config=config)
+    wanted = sample(sampling=dataclasses.replace(sampling, record_kept=False))
+    assert wanted.kept is None
+    np.testing.assert_array_equal(got.tokens, wanted.tokens)
+    sizes = set()
+    for row, logits in enumerate(teacher_forced_logits(got)):
+        assert (got.kept[row, got.lengths[row] :] == -1).all()
+        for place, token in enumerate(got.response(row)):
+            order = np.argsort(-logits[place])[:5]
+            probs = np.exp(logits[place, order] - logits[place, order].max())
+            probs /= probs.sum()
+            nucleus = order[: np.argmax(np.cumsum(probs) >= 0.8) + 1]
+            kept = got.kept[row, place]
+            assert token in kept
+            assert sorted(kept[kept >= 0]) == sorted(nucleus)
+            sizes.add(len(nucleus))
+    assert len(sizes) > 1
+
+
+def test_greedy_leaves_nothing_out():
+    greedy = dataclasses.replace(SAMPLING, top_k=3, record_kept=True, temperature=0.0)
+    assert (sample(sampling=greedy).kept == -1).all()
+
+
 def test_greedy_takes_the_training_paths_best_tokens():
     rollouts = sample(sampling=dataclasses.replace(SAMPLING, temperature=0.0))
     for row, logits in enumerate(teacher_forced_logits(rollouts)):

@@ -17,7 +17,9 @@ from r1jax.rollout.engine import as_prompt_batch
 from r1jax.types import PromptBatch
 
 MANY_PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10, 11], [2, 2], [7] * 9, [3, 1, 2], [8]]
-LONG = dataclasses.replace(SAMPLING, max_tokens=20, stop_ids=(0, 5), return_logp="both")
+LONG = dataclasses.replace(
+    SAMPLING, max_tokens=20, stop_ids=(0, 5), return_logp="both", top_k=9, record_kept=True
+)
 STRINGS = dataclasses.replace(LONG, stop_strings=("bf", "rs", "wxy", "ml"))
 COPIED = RolloutConfig(share_prompts="never", slots=5, chunk=2)
 FRESH = PromptBatch(np.zeros(0, np.int64), (), ())
@@ -58,6 +60,7 @@ def stop_after(flight, looks):
 def assert_rows_are(got, wanted, rows=slice(None), of=slice(None)):
     for name in ("tokens", "lengths", "finished"):
         np.testing.assert_array_equal(getattr(got, name)[of], getattr(wanted, name)[rows])
+    np.testing.assert_array_equal(np.sort(got.kept[of]), np.sort(wanted.kept[rows]))
     for name in ("logp", "logp_plain"):
         np.testing.assert_allclose(getattr(got, name)[of], getattr(wanted, name)[rows], atol=1e-5)
 
@@ -116,7 +119,7 @@ def test_what_was_sampled_keeps_its_log_probs_when_the_policy_changes():
     lengths = np.where(flight.complete, had.lengths, carried.rollouts.lengths)
     assert (lengths[rows] > 0).sum() > 2
     for row, length in enumerate(lengths):
-        for name in ("tokens", "logp", "logp_plain"):
+        for name in ("tokens", "logp", "logp_plain", "kept"):
             before, after = getattr(had, name)[row], getattr(got, name)[row]
             np.testing.assert_array_equal(after[:length], before[:length])
     logits_of = jax.jit(functools.partial(module.apply, {"params": other}))
@@ -128,7 +131,7 @@ def test_what_was_sampled_keeps_its_log_probs_when_the_policy_changes():
         logp = np.asarray(jax.nn.log_softmax(logits_of(text)[0]))
         for place in range(lengths[row], got.lengths[row]):
             wanted = logp[len(prompt) + place - 1, got.tokens[row, place]]
-            np.testing.assert_allclose(got.logp[row, place], wanted, atol=1e-5)
+            np.testing.assert_allclose(got.logp_plain[row, place], wanted, atol=1e-5)
             checked += 1
     assert checked > 10
 
@@ -188,6 +191,7 @@ def test_other_rows_cannot_be_gone_on_with():
     for changes, message in (
         ({"max_tokens": 19}, "sampling.max_tokens=19: was 20 when"),
         ({"return_logp": "processed"}, "sampling.return_logp='processed': was the other"),
+        ({"record_kept": False}, "sampling.record_kept of 0 tokens: was 9"),
     ):
         with pytest.raises(ValueError, match=message):
             go_on(carried, 1, sampling=dataclasses.replace(LONG, **changes))

@@ -68,9 +68,10 @@ def session_of(setup):
     return session
 
 
-def make(dynamic=None, **rl):
+def make(dynamic=None, sampling=None, **rl):
     wanted = {"mode": "refill", "budget": 20, **(dynamic or {})}
-    config = from_config_dict({**MICRO, "rl": {**RL, **rl, "dynamic": wanted}})
+    changes = {"sampling": {**MICRO["sampling"], **(sampling or {})}}
+    config = from_config_dict({**MICRO, **changes, "rl": {**RL, **rl, "dynamic": wanted}})
     return session_of(make_setup(config))
 
 
@@ -155,6 +156,17 @@ def test_what_was_begun_goes_on_in_the_next_step(calls):
     np.testing.assert_array_equal(third.graded.rewards, second.graded.rewards)
     np.testing.assert_array_equal(third.graded.rollouts.logp, graded.logp)
     assert (third.next, third.metrics) == (second.next, second.metrics)
+
+
+def test_what_could_have_been_drawn_is_carried_too():
+    sampling = {"top_k": 2, "record_kept": True}
+    carrying = make({"carry": True}, prompts_per_step=4, sampling=sampling)
+    config = carrying.setup.config
+    first = draw(carrying, Feed(carried=dynamic.no_groups(config, 6)))
+    arrays = dynamic.carried_arrays(config, first.carried)
+    again = dynamic.read_carried(carrying.setup, arrays)
+    assert (again.rollouts.kept >= 0).any()
+    np.testing.assert_array_equal(again.rollouts.kept, first.carried.rollouts.kept)
 
 
 def test_nothing_is_carried_into_a_stage_of_another_length():
