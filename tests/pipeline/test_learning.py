@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -19,14 +20,31 @@ def train(workdir, name: str, *flags: str) -> tuple[dict, dict]:
         [*command, f"--workdir={workdir}", *flags], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+    return read(workdir)
+
+
+def read(workdir) -> tuple[dict, dict]:
     summary = json.loads((workdir / "summary.json").read_text())
     return summary["before"], summary["after"]
 
 
-# Seed 0 of r1_zero_tiny is README's first command.
-@pytest.mark.parametrize(("name", "seed"), [("r1_zero_tiny", 1), ("dapo_tiny", 0)])
-def test_accuracy_and_length_rise_together(tmp_path, name, seed):
-    before, after = train(tmp_path, name, f"--config.seed={seed}")
+@pytest.fixture(scope="module")
+def r1_zero(tmp_path_factory) -> pathlib.Path:
+    workdir = tmp_path_factory.mktemp("r1_zero")
+    train(workdir, "r1_zero_tiny")
+    return workdir
+
+
+@pytest.fixture
+def pretrained(r1_zero, tmp_path) -> pathlib.Path:
+    """The workdir of a run that has its base already: the other configs pre-train the same one."""
+    shutil.copytree(r1_zero / "checkpoints/pretrain", tmp_path / "checkpoints/pretrain")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["r1_zero_tiny", "dapo_tiny"])
+def test_accuracy_and_length_rise_together(r1_zero, pretrained, name):
+    before, after = read(r1_zero) if name == "r1_zero_tiny" else train(pretrained, name)
     assert before["greedy_accuracy"] < 0.2
     assert before["accuracy"] < 0.2
     assert before["mean_length"] < 6.5
@@ -37,18 +55,18 @@ def test_accuracy_and_length_rise_together(tmp_path, name, seed):
     assert before["accuracy_with_reasoning"] > before["accuracy_without_reasoning"] + 0.5
 
 
-def test_samples_of_the_step_before_teach_as_much(tmp_path):
+def test_samples_of_the_step_before_teach_as_much(pretrained):
     flags = ["rl.asynchronous=true", "objective.correction=tis", "objective.correction_high=2.0"]
-    _, after = train(tmp_path, "r1_zero_tiny", *(f"--config.{flag}" for flag in flags))
+    _, after = train(pretrained, "r1_zero_tiny", *(f"--config.{flag}" for flag in flags))
     assert after["accuracy"] >= 0.97
     assert after["greedy_accuracy"] >= 0.97
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (pretrained / "metrics.jsonl").read_text().splitlines()]
     ages = [line["staleness/mean"] for line in lines if line["phase"] == "rl"]
     assert ages == [0.5, *[2.5] * 79]  # two updates a step
 
 
-def test_a_random_reward_teaches_nothing(tmp_path):
-    before, after = train(tmp_path, "r1_zero_tiny", "--config.reward=random")
+def test_a_random_reward_teaches_nothing(pretrained):
+    before, after = train(pretrained, "r1_zero_tiny", "--config.reward=random")
     assert before["accuracy_with_reasoning"] >= 0.9  # as good a base as the real run's
     assert after["accuracy"] < 0.2
     assert after["greedy_accuracy"] < 0.2
