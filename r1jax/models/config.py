@@ -147,6 +147,14 @@ class ModelConfig:
                 )
 
     @property
+    def reach(self) -> int:
+        """The places it was trained for or its RoPE is stretched to; 0 = nobody said."""
+        scaling = self.rope_scaling
+        first = self.max_positions if scaling.kind == "linear" else scaling.original_positions
+        stretched = 0 if scaling.kind == "none" else round(scaling.factor * first)
+        return max(self.max_positions, stretched) if self.max_positions else 0
+
+    @property
     def layer_windows(self) -> tuple[int | None, ...]:
         """Of each layer, how far it sees; None = everything before."""
         return tuple(window or None for window in self.windows) or (None,) * self.layers

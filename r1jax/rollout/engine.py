@@ -77,6 +77,7 @@ def dispatch(
     if config.speculate == "mtp" and not module.config.mtp:
         raise UserError("rollout.speculate='mtp': this model has no MTP module; use 'ngram'")
     lengths = [len(tokens) for tokens in prompts.tokens]
+    planning.require_places(module.config, max(lengths, default=0), sampling.max_tokens)
     if carried is not None:
         # Responses that go on have a prompt each: their own text.
         config = dataclasses.replace(config, share_prompts="never")

@@ -65,6 +65,7 @@ def generate_groups(
     """
     if want < 1 or budget < want:
         raise ValueError(f"want={want}, budget={budget}: must be 1 or more, and at least `want`")
+    planning.require_places(module.config, longest_prompt, sampling.max_tokens)
     lengths = [longest_prompt] * budget
     if carried is not None:
         if len(carried) > budget:

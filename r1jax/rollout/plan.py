@@ -204,6 +204,17 @@ def count_cache_bytes(config: ModelConfig, plan: Plan) -> int:
     )
 
 
+def require_places(config: ModelConfig, longest: int, max_tokens: int) -> None:
+    """A model says nothing sensible behind the last place that it knows."""
+    if 0 < config.reach < longest + max_tokens:
+        raise UserError(
+            f"a prompt of {longest} tokens and {max_tokens} of a response: the model knows "
+            f"{config.reach} places. Lower data.max_prompt_tokens or sampling.max_tokens; or, for "
+            "a model that is to learn longer texts, raise max_position_embeddings in its "
+            "config.json"
+        )
+
+
 def require_memory(config: ModelConfig, plan: Plan, devices: int, free: int | None) -> None:
     """Say so before compiling for minutes, when the caches alone cannot fit."""
     needed = count_cache_bytes(config, plan) // devices

@@ -23,6 +23,7 @@ from r1jax.models import Transformer, init_params, lora
 from r1jax.models.axes import PARAM_AXES, logical_axes
 from r1jax.ops.sampling import SamplingParams
 from r1jax.rewards.grader import Grader
+from r1jax.rollout.plan import require_places
 from r1jax.training.auxiliary import require_parts
 from r1jax.training.checkpoint import fingerprint
 from r1jax.training.grading import make_grader
@@ -150,6 +151,7 @@ def make_setup(config: Config, workdir: pathlib.Path | None = None) -> Setup:
     """`workdir`: of a run that may have kept what it started from."""
     start = read_start(config, workdir)
     require_parts(config.auxiliary, start.model)
+    require_places(start.model, config.data.max_prompt_tokens, config.sampling.max_tokens)
     return Setup(
         config=config,
         mesh=mesh_lib.make_mesh(**dataclasses.asdict(config.mesh)),

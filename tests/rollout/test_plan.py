@@ -9,7 +9,15 @@ from helpers import TINY, make_tiny
 
 from r1jax.errors import UserError
 from r1jax.ops.kv_cache import count_bytes
-from r1jax.rollout import RolloutConfig, SamplingParams, generate, plan, programs
+from r1jax.ops.rope import RopeScaling
+from r1jax.rollout import (
+    RolloutConfig,
+    SamplingParams,
+    generate,
+    generate_groups,
+    plan,
+    programs,
+)
 
 MAY_END = SamplingParams(max_tokens=100, stop_ids=(1,))
 NEVER_END = SamplingParams(max_tokens=100)
@@ -88,6 +96,42 @@ def test_caches_too_large_for_the_machine_are_refused_before_anything_is_compile
             sampling=SamplingParams(max_tokens=77),
             samples_per_prompt=1,
             seed=0,
+        )
+
+
+@pytest.mark.parametrize(
+    ("scaling", "reach"),
+    [
+        (RopeScaling(), 100),
+        (RopeScaling("yarn", factor=4.0, original_positions=50), 200),
+        (RopeScaling("llama3", factor=8.0, original_positions=10), 100),
+        (RopeScaling("linear", factor=2.0), 200),
+    ],
+)
+def test_texts_longer_than_the_model_knows_are_refused(scaling, reach):
+    config = dataclasses.replace(TINY, max_positions=100, rope_scaling=scaling)
+    plan.require_places(config, reach - 40, 40)
+    with pytest.raises(UserError, match=rf"{reach - 39} tokens and 40.*knows {reach} places"):
+        plan.require_places(config, reach - 39, 40)
+    plan.require_places(dataclasses.replace(config, max_positions=0), 10**6, 40)  # nobody said
+
+
+def test_a_rollout_refuses_what_the_model_does_not_know():
+    module, params = make_tiny(max_positions=10)
+    options = {"samples_per_prompt": 1, "seed": 0}
+    with pytest.raises(UserError, match="knows 10 places"):
+        generate(module, params, [[1] * 4], sampling=SamplingParams(max_tokens=7), **options)
+    with pytest.raises(UserError, match="knows 10 places"):
+        generate_groups(
+            module,
+            params,
+            [],
+            lambda _: True,
+            want=1,
+            budget=1,
+            longest_prompt=4,
+            sampling=SamplingParams(max_tokens=7),
+            **options,
         )
 
 
