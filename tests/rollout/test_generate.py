@@ -269,7 +269,11 @@ def test_few_slots_are_kept_busy():
     assert rollout.steps <= steps_needed / 4 + SAMPLING.max_tokens
 
 
-@pytest.mark.parametrize("changes", [{}, {"windows": (4, 0)}, {"heads": 8, "kv_heads": 1}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, pytest.param({"windows": (4, 0)}, marks=pytest.mark.slow), {"heads": 8, "kv_heads": 1}],
+    ids=str,
+)
 def test_sharing_is_exact_for_every_attention(changes):
     config = RolloutConfig(share_prompts="always", chunk=3, room=4)
     shared, copied = (sample(MANY_PROMPTS, config=c, **changes) for c in (config, PLAIN))

@@ -91,7 +91,13 @@ OTHER_WAYS = {
 
 
 @pytest.mark.parametrize("model", [None, pytest.param(DEEPSEEK, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("way", OTHER_WAYS)
+@pytest.mark.parametrize(
+    "way",
+    [
+        way if way == "prompts in parts" else pytest.param(way, marks=pytest.mark.slow)
+        for way in OTHER_WAYS
+    ],
+)
 def test_a_response_is_the_same_however_it_is_decoded(way, model):
     wanted = sample(model, **COPIED, **BOTH)
     got = sample(model, **OTHER_WAYS[way], **BOTH)

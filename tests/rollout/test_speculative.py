@@ -65,7 +65,7 @@ def assert_counts_add_up(rollout):
 @pytest.mark.parametrize(
     "way",
     [
-        "all defaults",
+        pytest.param("all defaults", marks=pytest.mark.slow),
         pytest.param("a step at a time", marks=pytest.mark.slow),
         "a shared prompt, few slots",
         pytest.param("one prompt at a time", marks=pytest.mark.slow),

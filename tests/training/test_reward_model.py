@@ -101,6 +101,7 @@ def test_what_is_saved_is_what_is_read():
     assert_same(lib.read_pairs(arrays), (pairs[:3], pairs[3:]))
 
 
+@pytest.mark.slow
 def test_scores_are_of_last_tokens_and_pairs_are_learned():
     """The loss is Bradley and Terry's mean over pairs, whatever the padding."""
     module, params = heads.attach(*make_tiny(layers=1), seed=3)
@@ -143,6 +144,7 @@ def whole(tmp_path_factory):
         return workdir, train(workdir, CONFIG), told
 
 
+@pytest.mark.slow
 def test_each_iteration_is_paid_by_the_model_of_its_start(whole, tmp_path):
     workdir, _, told = whole
     lines = log(workdir)
