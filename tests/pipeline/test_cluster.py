@@ -100,7 +100,9 @@ def test_two_processes_are_one(two_devices, pair, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[] if k == "refill" else pytest.mark.long) for k in KINDS]
+)
 def test_two_processes_are_one_of_every_kind(two_devices, tmp_path, kind):
     run_pair(two_devices, tmp_path / "two", *KINDS[kind])
     run_alone(two_devices, tmp_path / "one", *KINDS[kind])
@@ -118,7 +120,7 @@ def wait_for_rl(processes, workdir: pathlib.Path, step: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("killed", [1, 0])
+@pytest.mark.parametrize("killed", [1, pytest.param(0, marks=pytest.mark.long)])
 def test_one_killed_ends_the_other_and_the_pair_goes_on(two_devices, pair, tmp_path, killed):
     workdir = tmp_path / "killed"
     processes = start_cluster(two_devices, workdir, *FLAGS)
@@ -135,7 +137,7 @@ def test_one_killed_ends_the_other_and_the_pair_goes_on(two_devices, pair, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("told", [1, 0])
+@pytest.mark.parametrize("told", [1, pytest.param(0, marks=pytest.mark.long)])
 def test_a_signal_to_one_stops_both_and_they_go_on(two_devices, pair, tmp_path, told):
     workdir = tmp_path / "stopped"
     processes = start_cluster(two_devices, workdir, *FLAGS)

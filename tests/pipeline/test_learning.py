@@ -55,6 +55,7 @@ def test_accuracy_and_length_rise_together(r1_zero, pretrained, name):
     assert before["accuracy_with_reasoning"] > before["accuracy_without_reasoning"] + 0.5
 
 
+@pytest.mark.long
 def test_samples_of_the_step_before_teach_as_much(pretrained):
     flags = ["rl.asynchronous=true", "objective.correction=tis", "objective.correction_high=2.0"]
     _, after = train(pretrained, "r1_zero_tiny", *(f"--config.{flag}" for flag in flags))

@@ -136,6 +136,7 @@ PPO = [
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_killed_anywhere_and_run_again_is_the_same_run(runs, tmp_path):
     rng = random.Random(0)
     done = runs.run(tmp_path / "whole", *PPO)
@@ -156,6 +157,7 @@ def test_killed_anywhere_and_run_again_is_the_same_run(runs, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_ppo_learns(tmp_path):
     """Less of ppo_tiny: fewer digits, a shorter base, fewer steps."""
     command = [sys.executable, "-m", "r1jax", "train", f"--config={CONFIGS}/ppo_tiny.py"]

@@ -229,7 +229,7 @@ def test_groups_beyond_those_wanted_are_carried_to_the_next_step():
 def test_eight_devices_carry_as_one_does():
     """Rows are a multiple of the devices, those that go on are not."""
     flight = start(MANY_PROMPTS, sampling=LONG, config=COPIED)
-    stop_after(flight, 1)
+    stop_after(flight, 4)
     carried = flight.carry(range(len(MANY_PROMPTS)))
     assert 2 < len(carried.going()) < 21
     _, params = tiny()

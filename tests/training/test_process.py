@@ -164,6 +164,7 @@ def right_sums(sample):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_rewards_of_steps_teach_the_tiny_task(tmp_path):
     (tmp_path / "partial.py").write_text(PARTIAL_SUMS)
     config = pathlib.Path(__file__).parents[2] / "configs" / "r1_zero_tiny.py"
