@@ -82,6 +82,7 @@ def split(name, params):
 
 
 @every_mesh
+@pytest.mark.slow
 def test_loss_gradient_and_routing_are_those_of_one_device(name):
     _, params, gradient = make_gradient()
     mesh, params = split(name, params)

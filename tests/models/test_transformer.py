@@ -246,7 +246,8 @@ def test_a_sequence_has_no_influence_on_others_in_its_row(variant):
     jax.tree.map(np.testing.assert_array_equal, grads, other_grads)
 
 
-@pytest.mark.parametrize("remat", ["full", pytest.param("dots", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("remat", ["full", "dots"])
 def test_rematerialisation_changes_neither_loss_nor_gradient(remat):
     batch = make_packed()
 

@@ -459,6 +459,7 @@ def test_no_workdir_is_a_users_error(tmp_path: pathlib.Path) -> None:
         write_report(tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 def test_a_long_run_is_a_small_page(tmp_path: pathlib.Path) -> None:
     steps = 100_000
     names = [plan_line.metric for plan in LEARNING for plan_line in plan.lines]

@@ -3,6 +3,8 @@
 import json
 import sys
 
+import pytest
+
 
 def test_the_steady_loop_compiles_nothing(whole_run):
     lines = [json.loads(line) for line in (whole_run / "metrics.jsonl").read_text().splitlines()]
@@ -30,6 +32,7 @@ def test_the_summary_has_what_readers_rely_on(whole_run):
     assert {"pretrain", "rl", "evaluate", "report", "compile"} <= summary["seconds"].keys()
 
 
+@pytest.mark.slow
 def test_evaluate_prints_the_same_numbers_as_the_run(runs, whole_run):
     for base, when in [([], "after"), (["--base"], "before")]:
         command = [sys.executable, "-m", "r1jax", "evaluate", str(whole_run), *base]
@@ -41,6 +44,7 @@ def test_evaluate_prints_the_same_numbers_as_the_run(runs, whole_run):
         assert {key: printed[key] for key in summary} == summary
 
 
+@pytest.mark.slow
 def test_sample_reads_what_the_policy_answers(runs, whole_run):
     sample = [sys.executable, "-m", "r1jax", "sample", str(whole_run)]
     done = runs.finish([*sample, "--prompt=123", "--samples=3", "--show_prompt"])

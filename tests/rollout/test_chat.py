@@ -29,6 +29,7 @@ def said(text):
     return [{"role": "user", "content": text}]
 
 
+@pytest.mark.slow
 def test_a_reply_is_the_same_alone_and_in_company(chat):
     together = chat.replies([said(str(n)) for n in range(8)], seed=3)
     assert [chat(said(str(n)), seed=3) for n in (5, 0)] == [together[5], together[0]]

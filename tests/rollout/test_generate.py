@@ -271,7 +271,11 @@ def test_few_slots_are_kept_busy():
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, pytest.param({"windows": (4, 0)}, marks=pytest.mark.slow), {"heads": 8, "kv_heads": 1}],
+    [
+        {},
+        pytest.param({"windows": (4, 0)}, marks=pytest.mark.slow),
+        pytest.param({"heads": 8, "kv_heads": 1}, marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_sharing_is_exact_for_every_attention(changes):

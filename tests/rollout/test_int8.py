@@ -69,6 +69,7 @@ def test_the_gap_to_the_trainer_is_bounded_and_there(changes, mean, most, model)
     assert not changes or gap.mean() > 1e-3
 
 
+@pytest.mark.slow
 def test_weights_of_the_ratio_bring_the_samples_back_to_the_policy():
     """Which is what truncated importance sampling starts from: E[w] = 1, E[w 1(token)] = p."""
     prompts, samples = [[5, 6, 7]], 3000

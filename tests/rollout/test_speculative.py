@@ -67,7 +67,7 @@ def assert_counts_add_up(rollout):
     [
         pytest.param("all defaults", marks=pytest.mark.slow),
         pytest.param("a step at a time", marks=pytest.mark.slow),
-        "a shared prompt, few slots",
+        pytest.param("a shared prompt, few slots", marks=pytest.mark.slow),
         pytest.param("one prompt at a time", marks=pytest.mark.slow),
     ],
 )

@@ -129,6 +129,7 @@ def test_resumed_it_is_the_same_run_with_more(tmp_path, monkeypatch, more):
     assert kept(parts) == kept(undisturbed)
 
 
+@pytest.mark.slow
 def test_several_updates_are_against_the_policy_before_the_first(tmp_path, monkeypatch):
     """The clip's ratio is of the step's own updates; the weight is what the sampler is behind."""
     batches, make = [], rl.make_rl_update

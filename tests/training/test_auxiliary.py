@@ -90,6 +90,7 @@ def micro_batches(rows_per_micro):
 
 
 @every_cut
+@pytest.mark.slow
 def test_the_balance_loss_of_each_micro_batch_counts_by_its_tokens(rows_per_micro):
     _, params = tiny()
     micros = micro_batches(rows_per_micro)
@@ -110,7 +111,7 @@ def test_the_balance_loss_of_each_micro_batch_counts_by_its_tokens(rows_per_micr
 
 
 @every_cut
-@pytest.mark.parametrize("kind", ["policy", "supervised"])
+@pytest.mark.parametrize("kind", ["policy", pytest.param("supervised", marks=pytest.mark.slow)])
 def test_the_loss_of_multi_token_prediction_is_the_batch_mean(kind, rows_per_micro):
     module, params = tiny()
     batch = jax.tree.map(jnp.asarray, make_batch())
