@@ -21,7 +21,9 @@ MESHES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize(
+    "mesh", [pytest.param(m, marks=[] if m == "tensor" else pytest.mark.long) for m in MESHES]
+)
 def test_a_run_on_eight_devices_is_the_run_on_one(eight, whole_run, tmp_path, mesh):
     done = eight.run(tmp_path, *(f"--config.mesh.{axis}" for axis in MESHES[mesh]))
     assert done.returncode == 0, done.stderr

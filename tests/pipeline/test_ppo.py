@@ -109,7 +109,10 @@ def test_the_critic_learns_alone_then_with_the_policy_and_nothing_is_compiled_ag
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh", [{"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}])
+@pytest.mark.parametrize(
+    "mesh",
+    [pytest.param({"data": 8}, marks=pytest.mark.long), {"data": 2, "fsdp": 2, "tensor": 2}],
+)
 def test_eight_devices_go_on_where_one_was(tmp_path, mesh):
     """Sums run in another order, so numbers agree to rounding."""
     train(tmp_path / "one")

@@ -69,6 +69,7 @@ def test_killed_many_times(runs, whole_run, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_killed_one_step_off(runs, tmp_path):
     """With samples waiting for their verdicts, and groups carried besides."""
     flags = ["asynchronous=true", "dynamic.mode=refill", "dynamic.carry=true"]
