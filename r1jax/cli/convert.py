@@ -33,6 +33,9 @@ from r1jax.training.workdir import write_json
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_bool("base", False, "the base model, before reinforcement learning", flag_values=FLAGS)
+flags.DEFINE_string(
+    "step", "", "a checkpoint by its number, or best; default: the newest", flag_values=FLAGS
+)
 flags.DEFINE_bool("adapter", False, "the LoRA adapters alone", flag_values=FLAGS)
 flags.DEFINE_string("out", "", "the new folder", flag_values=FLAGS)
 flags.DEFINE_string(
@@ -41,7 +44,10 @@ flags.DEFINE_string(
 flags.DEFINE_enum(
     "dtype", "float32", ["float32", "bfloat16", "float16"], "of the weights", flag_values=FLAGS
 )
-USAGE = "r1jax convert WORKDIR|MODEL --out=DIR [--like=DIR] [--dtype=bfloat16] [--base|--adapter]"
+USAGE = (
+    "r1jax convert WORKDIR|MODEL --out=DIR [--like=DIR] [--dtype=bfloat16] [--base|--adapter] "
+    "[--step=N|best]"
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -53,7 +59,9 @@ def main(argv: Sequence[str]) -> int:
         return write_workdir(positional[0], overrides)
     if FLAGS.adapter:
         return write_adapter(workdir, overrides)
-    setup, params, step = load_policy(workdir, base=FLAGS.base, overrides=overrides)
+    setup, params, step = load_policy(
+        workdir, base=FLAGS.base, step=FLAGS.step, overrides=overrides
+    )
     like = FLAGS.like or setup.start.folder
     models.save_hf(setup.module, params, FLAGS.out, like=like, dtype=FLAGS.dtype)
     print(f"{FLAGS.out}: step {step} of {positional[0]}, {FLAGS.dtype}")
@@ -62,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
 
 def write_workdir(source: str, overrides: Mapping[str, str]) -> int:
     """A Hugging Face checkpoint as a workdir that has a base and no run yet."""
-    if FLAGS.base or FLAGS.adapter or FLAGS.dtype != "float32":
+    if FLAGS.base or FLAGS.step or FLAGS.adapter or FLAGS.dtype != "float32":
         raise UserError(
             f"{source}: is no run; a checkpoint becomes float32 parameters, without further choice"
         )
@@ -84,7 +92,7 @@ def write_adapter(workdir: pathlib.Path, overrides: Mapping[str, str]) -> int:
     if not setup.trains_adapters:
         raise UserError(f"{workdir}: has no adapters, it trained every parameter")
     with mesh_lib.use(setup.mesh):
-        step, adapters, _ = load_trained(setup, workdir)
+        step, adapters, _ = load_trained(setup, workdir, FLAGS.step)
     base = setup.config.init_from
     save_adapter(
         *(setup.module, adapters, FLAGS.out), rank=wanted.rank, alpha=wanted.alpha, base=base

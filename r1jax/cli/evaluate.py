@@ -18,7 +18,10 @@ from r1jax.training.load import load_policy
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_bool("base", False, "the base model, before reinforcement learning", flag_values=FLAGS)
-USAGE = "r1jax evaluate WORKDIR [--base] [--config.eval.KEY=VALUE ...]"
+flags.DEFINE_string(
+    "step", "", "a checkpoint by its number, or best; default: the newest", flag_values=FLAGS
+)
+USAGE = "r1jax evaluate WORKDIR [--base|--step=N|best] [--config.eval.KEY=VALUE ...]"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -26,7 +29,9 @@ def main(argv: Sequence[str]) -> int:
     if len(positional) != 1:
         raise UserError(f"give one folder: {USAGE}")
     workdir = pathlib.Path(positional[0])
-    setup, params, step = load_policy(workdir, base=FLAGS.base, overrides=overrides)
+    setup, params, step = load_policy(
+        workdir, base=FLAGS.base, step=FLAGS.step, overrides=overrides
+    )
     with setup.grader, mesh_lib.use(setup.mesh):
         numbers = finite_or_none(evaluate(setup, params))
     print(json.dumps({"workdir": str(workdir), "base": FLAGS.base, "step": step, **numbers}))

@@ -38,6 +38,9 @@ flags.DEFINE_string(
     "model", "", "a Hugging Face folder, a hub id, or a run's folder", flag_values=FLAGS
 )
 flags.DEFINE_bool("base", False, "the base model, before reinforcement learning", flag_values=FLAGS)
+flags.DEFINE_string(
+    "step", "", "a checkpoint by its number, or best; default: the newest", flag_values=FLAGS
+)
 flags.DEFINE_multi_string("prompt", [], "a question; repeat for more", flag_values=FLAGS)
 flags.DEFINE_integer("prompts", 3, "held-out questions, without --prompt", flag_values=FLAGS)
 flags.DEFINE_integer("samples", 1, "answers to each question", flag_values=FLAGS)
@@ -59,7 +62,10 @@ flags.DEFINE_bool("chat", False, "a conversation on this terminal", flag_values=
 flags.DEFINE_bool(
     "show_prompt", False, "print the whole prompt, template included", flag_values=FLAGS
 )
-USAGE = "r1jax sample [WORKDIR | --model=DIR] [--prompt=QUESTION] [--samples=N] [--chat] [--base]"
+USAGE = (
+    "r1jax sample [WORKDIR | --model=DIR] [--prompt=QUESTION] [--samples=N] [--chat] "
+    "[--base|--step=N|best]"
+)
 
 
 class Speaker(NamedTuple):
@@ -106,7 +112,9 @@ def open_speaker(source: str, overrides: Mapping[str, str]) -> Speaker:
     folder = pathlib.Path(source).expanduser()
     # What is named without --model is a run, unless it plainly is a checkpoint.
     if is_run(folder) or not (FLAGS.model or any(folder.glob("*.safetensors"))):
-        setup, params, _ = load_policy(folder, base=FLAGS.base, overrides=overrides)
+        setup, params, _ = load_policy(
+            folder, base=FLAGS.base, step=FLAGS.step, overrides=overrides
+        )
         template, system = setup.config.data.template, setup.config.data.system
         max_tokens = setup.config.sampling.max_tokens
     else:
@@ -133,8 +141,8 @@ def open_speaker(source: str, overrides: Mapping[str, str]) -> Speaker:
 
 def _open_checkpoint(source: str, overrides: Mapping[str, str]) -> tuple[Setup, Any]:
     """A Hugging Face folder, in the dtype of its files."""
-    if FLAGS.base:
-        raise UserError(f"{source}: --base is for a run's folder; this is a checkpoint")
+    if FLAGS.base or FLAGS.step:
+        raise UserError(f"{source}: --base and --step are for a run's folder; this is a checkpoint")
     folder = find_folder(source)
     setup = make_setup(config_lib.override({"init_from": str(folder)}, overrides))
     module, params = models.load(

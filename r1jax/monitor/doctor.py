@@ -52,6 +52,7 @@ WATCHED = (
     *REASONS_FOR_MASKS,
     HELD_OUT,
     "accuracy",
+    "advantages/zero",
     "completions/clipped_ratio",
     "completions/mean_length",
     "dynamic/accept_rate",
@@ -61,6 +62,7 @@ WATCHED = (
     "reward/masked",
     "rewards/format/mean",
     "sampling/sampling_logp_difference/mean",
+    "value/loss",
 )
 
 Severity = Literal["warn", "stop"]
@@ -213,7 +215,10 @@ def not_finite(log: Log) -> Finding | None:
 
 
 def equal_rewards(log: Log) -> Finding | None:
-    start = log.streak(log.columns["frac_reward_zero_std"] >= limit("equal groups"))
+    equal = log.columns["frac_reward_zero_std"] >= limit("equal groups")
+    # Rewards of steps, and what a critic expected, tell responses of one reward apart.
+    differ = (log.columns["advantages/zero"] < 1) | np.isfinite(log.columns["value/loss"])
+    start = log.streak(equal & ~differ)
     if start is None:
         return None
     accuracy = log.last("accuracy")

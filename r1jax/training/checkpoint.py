@@ -6,6 +6,7 @@ JSON holds a seal over all arrays and over itself, and what does not match it co
 """
 
 import contextlib
+import dataclasses
 import gc
 import json
 import pathlib
@@ -112,14 +113,19 @@ class Checkpoints:
     def steps(self) -> list[int]:
         return sorted(self._manager.all_steps())
 
-    def restore(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
-        """(step, state, run) of the newest good checkpoint, None without any.
+    def restore(self, like: Any, only: int | None = None) -> tuple[int, Any, dict[str, Any]] | None:
+        """(step, state, run) of the newest good checkpoint, or of `only` one; None without any.
 
         `like` gives shapes and shardings. A damaged checkpoint is named, put aside and passed over.
         """
-        damaged = []
+        damaged, steps = [], self.steps()
+        if only is not None and only not in steps:
+            raise UserError(
+                f"{self.directory}: no checkpoint {only}; there are: "
+                f"{', '.join(map(str, steps)) or 'none'}"
+            )
         with _no_stray_errors():
-            for step in reversed(self.steps()):
+            for step in reversed(steps) if only is None else [only]:
                 try:
                     state, run = self._read(step, like)
                 except (MemoryError, jax.errors.JaxRuntimeError):
@@ -148,16 +154,32 @@ class Checkpoints:
         self._manager.close()
 
     def _read(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+        asked = self._asked(step, like)
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(like), run=ocp.args.JsonRestore()
+                state=ocp.args.StandardRestore(asked), run=ocp.args.JsonRestore()
             ),
         )
         state, run = restored["state"], dict(restored["run"])
+        if asked is not like:
+            state = dataclasses.replace(like, **state)
         if run.pop("seal") != seal(state, run):
             raise ValueError("it does not hold what was saved")
         return state, run
+
+    def _asked(self, step: int, like: Any) -> Any:
+        """`like`, without the fields that nothing is asked of and that were not known when the
+        checkpoint was written: one of an earlier version is as good as any."""
+        if not dataclasses.is_dataclass(like):
+            return like
+        metadata = ocp.StandardCheckpointer().metadata(self.directory / str(step) / "state")
+        written = getattr(metadata.item_metadata, "tree", {})
+        fields = {field.name: getattr(like, field.name) for field in dataclasses.fields(like)}
+        wanted = [name for name, value in fields.items() if value is not None]
+        if missing := [name for name in wanted if written.get(name) is None]:
+            raise ValueError(f"it has no {' and no '.join(missing)}")
+        return {name: value for name, value in fields.items() if name in written}
 
     def _put_aside(self, step: int) -> pathlib.Path:
         target = cluster.from_first(lambda: str(self._move_aside(step)), "damaged")

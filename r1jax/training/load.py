@@ -80,19 +80,24 @@ class NoCheckpoint(UserError):
 
 
 def load_policy(
-    workdir: pathlib.Path, *, base: bool, overrides: Mapping[str, str]
+    workdir: pathlib.Path, *, base: bool = False, step: str = "", overrides: Mapping[str, str]
 ) -> tuple[Setup, Params, int]:
-    """(setup, parameters, step) of the newest good checkpoint; nothing in the workdir changes."""
+    """(setup, parameters, step) of a run's checkpoint; nothing in the workdir changes.
+
+    `step`: which one, by its number or as `best`; the newest good one without it.
+    """
+    if base and step:
+        raise UserError("--base and --step: give one of them, the base has no steps")
     setup = make_setup(load_config(workdir, overrides), workdir)
     with mesh_lib.use(setup.mesh):
         if base:
             return setup, *load_base(setup, workdir)
-        step, trained, books = load_trained(setup, workdir)
+        found, trained, books = load_trained(setup, workdir, step)
         if not setup.trains_adapters:
-            return setup, trained, step
+            return setup, trained, found
         base_params, _ = load_base(setup, workdir)
         require_same_origin({"weights": int(fingerprint(base_params))}, books["origin"])
-        return setup, setup.policy(base_params, trained), step
+        return setup, setup.policy(base_params, trained), found
 
 
 def load_base(setup: Setup, workdir: pathlib.Path) -> tuple[Params, int]:
@@ -128,23 +133,30 @@ def _abstract_base(setup: Setup) -> Params:
     )
 
 
-def load_trained(setup: Setup, workdir: pathlib.Path) -> tuple[int, Params, dict[str, Any]]:
+def load_trained(
+    setup: Setup, workdir: pathlib.Path, step: str = ""
+) -> tuple[int, Params, dict[str, Any]]:
     """(step, what the run trains: parameters or adapters, the run's books)"""
     optimizer = make_optimizer(setup.config.optim, setup.config.rl.steps)
     like = rl.abstract_rl_state(setup, optimizer)
-    directory = workdir / "checkpoints" / rl.PHASE
-    step, state, books = _restore(directory, like, "; --base takes the base model")
-    return step, state.params, books
+    if step and step != rl.BEST and not step.isdecimal():
+        raise UserError(f"--step={step}: must be the number of a checkpoint, or {rl.BEST}")
+    folder = rl.BEST if step == rl.BEST else rl.PHASE
+    only = int(step) if step.isdecimal() else None
+    found, state, books = _restore(
+        workdir / "checkpoints" / folder, like, "; --base takes the base model", only
+    )
+    return found, state.params, books
 
 
 def _restore(
-    directory: pathlib.Path, like: Any, otherwise: str = ""
+    directory: pathlib.Path, like: Any, otherwise: str = "", only: int | None = None
 ) -> tuple[int, Any, dict[str, Any]]:
-    """The newest good checkpoint."""
+    """The newest good checkpoint, or one of them."""
     if directory.is_dir():
         # `keep` counts for a writer only.
         checkpoints = Checkpoints(directory, keep=1, read_only=True)
-        restored = checkpoints.restore(like)
+        restored = checkpoints.restore(like, only)
         checkpoints.close()
         if restored is not None:
             return restored

@@ -36,12 +36,13 @@ PEAKS: Mapping[str, float] = {
 ASIDE = ("evaluate", "checkpoint")
 
 PerformanceFn = Callable[
-    [Graded | None, int, Sequence[PackedBatch], Mapping[str, float]], dict[str, float]
+    [Graded | None, int, Sequence[PackedBatch], Mapping[str, float], bool], dict[str, float]
 ]
 
 
 def make_performance(setup: Setup) -> PerformanceFn:
-    """(graded, tokens sampled, updates' batches on the host, seconds by phase) -> metrics.
+    """(graded, tokens sampled, updates' batches on the host, seconds by phase, whether the critic
+    learned alone) -> metrics.
 
     Where the device's peak is not known, a product of matrices is timed now, once, while the
     device has nothing else to do.
@@ -56,9 +57,10 @@ def make_performance(setup: Setup) -> PerformanceFn:
         tokens: int,
         batches: Sequence[PackedBatch],
         times: Mapping[str, float],
+        alone: bool,
     ) -> dict[str, float]:
         seconds = max(sum(s for phase, s in times.items() if phase not in ASIDE), 1e-9)
-        tflops = step_flops(setup, graded, tokens, batches) / seconds / 1e12
+        tflops = step_flops(setup, graded, tokens, batches, alone=alone) / seconds / 1e12
         return {
             "perf/tflops_per_device": tflops / len(devices),
             name: tflops / (best * len(devices)),
@@ -70,7 +72,12 @@ def make_performance(setup: Setup) -> PerformanceFn:
 
 
 def step_flops(
-    setup: Setup, graded: Graded | None, tokens: int, batches: Sequence[PackedBatch]
+    setup: Setup,
+    graded: Graded | None,
+    tokens: int,
+    batches: Sequence[PackedBatch],
+    *,
+    alone: bool = False,
 ) -> float:
     """Sampling counts for as many tokens as were sampled, those of dropped responses too, as if
     they were like those that were kept."""
@@ -80,7 +87,7 @@ def step_flops(
         kept = int(graded.rollouts.lengths.sum())
         total += forward_flops(model, sampling_work(setup, graded)) * tokens / max(kept, 1)
     # Under adapters no gradient of the frozen weights is needed.
-    passes = 2 if setup.trains_adapters else 3
+    passes = 0 if alone else 2 if setup.trains_adapters else 3
     passes += setup.config.objective.needs_reference + (setup.config.old_policy == "before")
     works = [batch_work(setup, each) for each in batches]
     total += passes * sum(forward_flops(model, work) for work in works)

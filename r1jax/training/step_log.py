@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from r1jax.training.performance import make_performance
 from r1jax.training.sampling import Drawn
 from r1jax.training.session import Session
 from r1jax.training.setup import Setup
-from r1jax.types import Graded, Stats
+from r1jax.types import Graded, PackedBatch, Stats
 
 PHASE = "rl"
 
@@ -37,6 +38,10 @@ class Finished:
     def policy_updates(self) -> int:
         """None where a critic learns alone."""
         return sum("policy_loss" in stats for stats in self.stats)
+
+    @property
+    def critic_alone(self) -> bool:
+        return bool(self.stats) and not self.policy_updates
 
 
 class StepLog:
@@ -74,16 +79,18 @@ class StepLog:
         times = session.clock.lap()
         seconds = sum(times.values())
         graded, tokens = finished.drawn.graded, finished.drawn.tokens
+        batches = [each.batch for each in finished.minibatches]
         self.books["num_tokens"] += tokens
         metrics = {
             **samples_metrics(session.setup, graded),
             **finished.drawn.metrics,
             **(update_metrics(updates) if updates else {}),
             **staleness(finished),
+            **without_advantage(finished.stats, batches),
             **{f"time/{phase}": value for phase, value in times.items()},
             "step_time": seconds,
             "tokens_per_second": tokens / max(seconds, 1e-9),
-            **self._performance(graded, tokens, [m.batch for m in finished.minibatches], times),
+            **self._performance(graded, tokens, batches, times, finished.critic_alone),
             "num_tokens": self.books["num_tokens"],
             "compiles": session.compiles.count,
         }
@@ -180,6 +187,14 @@ def staleness(finished: Finished) -> dict[str, float]:
         "staleness/mean": float(np.concatenate(ages).mean()),
         "staleness/max": float(np.concatenate(ages).max()),
     }
+
+
+def without_advantage(stats: Sequence[Stats], batches: Sequence[PackedBatch]) -> dict[str, float]:
+    """The share of counted tokens that have none; a critic's advantages are only on the device."""
+    if not batches or any("value/loss" in each for each in stats):
+        return {}
+    advantages = np.concatenate([batch.advantages[batch.mask] for batch in batches])
+    return {"advantages/zero": float((advantages == 0).mean())} if len(advantages) else {}
 
 
 def shown(metrics: dict[str, float]) -> dict[str, str]:

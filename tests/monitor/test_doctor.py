@@ -72,7 +72,7 @@ CLIPPED, ZERO, GAP = (
 STUCK = {"entropy": 0.01, ZERO: 0.85}
 SHOWN = {
     "not_finite": ("stop", 30, log({"grad_norm": math.nan})),
-    "equal_rewards": ("stop", 30, log({ZERO: 1.0})),
+    "equal_rewards": ("stop", 30, log({ZERO: 1.0, "advantages/zero": 1.0})),
     "truncated": ("warn", 30, log({CLIPPED: 0.2})),
     "format_zero": ("warn", 30, log({"rewards/format/mean": 0.0})),
     "entropy_collapse": ("stop", 30, log(STUCK)),
@@ -86,7 +86,13 @@ SHOWN = {
 }
 NEAR_MISSES = {
     "not_finite": [log({"accuracy_with_reasoning": math.nan}), log({"grad_norm": 1e9})],
-    "equal_rewards": [log({ZERO: 0.99}), short(ZERO, 1.0)],
+    # rewards of steps differ where those of responses do not; a critic needs no groups
+    "equal_rewards": [
+        log({ZERO: 0.99}),
+        short(ZERO, 1.0),
+        log({ZERO: 1.0, "advantages/zero": 0.9}),
+        log({ZERO: 1.0, "value/loss": 0.1}),
+    ],
     "truncated": [log({CLIPPED: 0.14}), short(CLIPPED, 0.5)],
     "format_zero": [log({"rewards/format/mean": 0.001}), short("rewards/format/mean", 0.0)],
     # sure and right; sure, but groups still differ

@@ -7,7 +7,10 @@ import sys
 import pytest
 from runs import assert_same_run, records
 
+from r1jax import mesh as mesh_lib
 from r1jax.errors import UserError
+from r1jax.evaluation.evaluate import evaluate
+from r1jax.training.load import load_policy
 from r1jax.training.workdir import go_back
 
 
@@ -71,6 +74,7 @@ def test_milestones_and_the_best_stay_and_a_run_goes_back_to_one(runs, whole_run
     }
     best = max(measured, key=measured.__getitem__)
     assert [path.name for path in (run / "checkpoints/best").iterdir()] == [str(best)]
+    check_commands_on_any(run, best, measured[best])
     whole = tmp_path / "whole"
     shutil.copytree(run, whole)
     done = runs.run(run, *flags, "--resume=5")
@@ -82,6 +86,20 @@ def test_milestones_and_the_best_stay_and_a_run_goes_back_to_one(runs, whole_run
     done = runs.run(run, *flags, "--resume=7")
     assert done.returncode == 2
     assert "no such checkpoint" in done.stderr
+
+
+def check_commands_on_any(run, best, accuracy):
+    """Checkpoints that other commands can be asked for; what they cannot have, they say."""
+    assert [load_policy(run, step=step, overrides={})[2] for step in ("5", "")] == [5, 12]
+    setup, params, step = load_policy(run, step="best", overrides={})
+    with setup.grader, mesh_lib.use(setup.mesh):
+        assert (step, evaluate(setup, params)["accuracy"]) == (best, accuracy)
+    wrong = {"7": "no checkpoint 7; there are: 5, 10, 12", "last": "must be the number of"}
+    for name, text in wrong.items():
+        with pytest.raises(UserError, match=text):
+            load_policy(run, step=name, overrides={})
+    with pytest.raises(UserError, match="--base and --step"):
+        load_policy(run, base=True, step="5", overrides={})
 
 
 def test_going_back_loses_nothing(tmp_path):

@@ -64,7 +64,8 @@ def test_a_conversation_ends_with_the_input(model, capsys, monkeypatch):
 
 MISTAKES = {
     (): "give --prompt=QUESTION, or --chat",
-    ("--prompt=a", "--base"): "--base is for a run's folder",
+    ("--prompt=a", "--base"): "--base and --step are for a run's folder",
+    ("--prompt=a", "--step=3"): "--base and --step are for a run's folder",
     ("--prompt=a", "--top_p=0"): "top_p=0.0: must be in (0, 1]",
     ("--prompt=a", "--samples=0"): "must be 1 or more",
     ("--prompt=", "--template=raw"): "a prompt needs a token",

@@ -1,5 +1,6 @@
 """Checkpoints come back bit for bit on any sharding; a damaged one is noticed and passed over."""
 
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -100,6 +101,32 @@ def test_the_newest_comes_first(copied, open_checkpoints):
     step, state, run = open_checkpoints()[0].restore(abstract(make_state(0)))
     assert step == run["step"] == 3
     assert bits(state) == bits(make_state(3))
+
+
+def test_one_of_them(copied, open_checkpoints):
+    checkpoints, _ = open_checkpoints()
+    step, state, _ = checkpoints.restore(abstract(make_state(0)), only=2)
+    assert step == 2
+    assert bits(state) == bits(make_state(2))
+    with pytest.raises(UserError, match=r"no checkpoint 5; there are: 1, 2, 3$"):
+        checkpoints.restore(abstract(make_state(0)), only=5)
+
+
+def test_a_checkpoint_from_before_a_field_was_known_is_read(open_checkpoints):
+    """As an earlier version wrote it; what this one needs and it has not, it cannot give."""
+    earlier = dataclasses.make_dataclass("Earlier", ["params", "opt_state", "step", "reference"])
+    jax.tree_util.register_dataclass(earlier, [f.name for f in dataclasses.fields(earlier)], [])
+    saved = make_state(1)
+    checkpoints, said = open_checkpoints()
+    checkpoints.save(4, earlier(saved.params, saved.opt_state, saved.step, None), RUN)
+    checkpoints.wait()
+    like = abstract(make_state(0))
+    step, restored, _ = open_checkpoints()[0].restore(like)
+    assert (step, type(restored), bits(restored)) == (4, type(saved), bits(saved))
+    again, said = open_checkpoints()
+    with pytest.raises(UserError, match="damaged"):
+        again.restore(dataclasses.replace(like, critic=like.params))
+    assert "ValueError: it has no critic)" in said[0]
 
 
 def test_only_the_last_ones_are_kept(open_checkpoints):

@@ -96,13 +96,15 @@ def test_an_update_is_three_forward_passes_and_dropped_samples_count(setup):
     assert flops(dataclasses.replace(setup, config=critic), None, 0, [batch]) == pytest.approx(
         3 * learned + 4 * forward_flops(model, values)
     )
+    alone = flops(dataclasses.replace(setup, config=critic), None, 0, [batch], alone=True)
+    assert alone == pytest.approx(4 * forward_flops(model, values))
 
 
 def test_the_share_is_of_the_peak_where_it_is_known_else_of_a_measured_product(setup, monkeypatch):
     graded, batch = make_graded(), make_batch(False)
     times = {"rollout": 1.5, "update": 0.5, "evaluate": 100.0, "checkpoint": 50.0}
     flops = performance.step_flops(setup, graded, 10, [batch])
-    measured = performance.make_performance(setup)(graded, 10, [batch], times)
+    measured = performance.make_performance(setup)(graded, 10, [batch], times, False)
     assert measured["perf/tflops_per_device"] == pytest.approx(flops / 2 / 1e12)
     assert measured["perf/tokens_per_second_per_device"] == 5
     assert 0 < measured["perf/share_of_matmul"] < 1
@@ -110,7 +112,7 @@ def test_the_share_is_of_the_peak_where_it_is_known_else_of_a_measured_product(s
     kind = jax.devices()[0].device_kind
     monkeypatch.setattr(performance, "PEAKS", {kind: 2e-6})
     monkeypatch.setattr(performance, "matmul_tflops", None)  # not measured then
-    known = performance.make_performance(setup)(graded, 10, [batch], times)
+    known = performance.make_performance(setup)(graded, 10, [batch], times, False)
     assert known["perf/mfu"] == pytest.approx(flops / 2 / 1e12 / 2e-6)
     assert "perf/share_of_matmul" not in known
 
