@@ -2,16 +2,14 @@
 
 import pathlib
 import socket
-import subprocess
 
+from forks import Fork
 from runs import Runs
 
 HEARTBEAT_S = 10
 
 
-def start_cluster(
-    runs: Runs, workdir: pathlib.Path, *flags: str, processes: int = 2
-) -> list[subprocess.Popen]:
+def start_cluster(runs: Runs, workdir: pathlib.Path, *flags: str, processes: int = 2) -> list[Fork]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -28,7 +26,7 @@ def start_cluster(
     ]
 
 
-def finish(processes: list[subprocess.Popen], timeout: float = 300) -> list[tuple[str, str]]:
+def finish(processes: list[Fork], timeout: float = 300) -> list[tuple[str, str]]:
     """(stdout, stderr) of each, when all are over; none is left behind."""
     try:
         return [process.communicate(timeout=timeout) for process in processes]

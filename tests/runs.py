@@ -5,7 +5,10 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
+
+from forks import Fork, ForkServer
 
 from r1jax.pipeline.replay import VOLATILE
 
@@ -42,24 +45,48 @@ class Runs:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # half the compile time
         }
+        self._servers: dict[str, ForkServer] = {}  # by environment
+        self._lock = threading.Lock()
 
-    def command(self, workdir: pathlib.Path, *flags: str) -> list[str]:
-        train = [sys.executable, "-m", "r1jax", "train", f"--config={self.config}"]
-        return [*train, f"--workdir={workdir}", *flags]
+    def __enter__(self) -> "Runs":
+        return self
 
-    def start(self, workdir: pathlib.Path, *flags: str) -> subprocess.Popen:
-        return subprocess.Popen(
-            self.command(workdir, *flags),
-            env=self.env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def __exit__(self, *_: object) -> None:
+        for server in self._servers.values():
+            server.close()
+
+    def arguments(self, workdir: pathlib.Path, *flags: str) -> list[str]:
+        return ["train", f"--config={self.config}", f"--workdir={workdir}", *flags]
+
+    def start(self, workdir: pathlib.Path, *flags: str) -> Fork:
+        return self.fork(*self.arguments(workdir, *flags))
 
     def run(self, workdir: pathlib.Path, *flags: str) -> subprocess.CompletedProcess:
-        return self.finish(self.command(workdir, *flags))
+        return self.r1jax(*self.arguments(workdir, *flags))
+
+    def fork(self, *arguments: str) -> Fork:
+        """Any command of `r1jax`, without the seconds of its imports."""
+        key = json.dumps(self.env, sort_keys=True)
+        with self._lock:
+            if key not in self._servers:
+                self._servers[key] = ForkServer(self.env)
+        return self._servers[key].start(list(arguments))
+
+    def r1jax(self, *arguments: str) -> subprocess.CompletedProcess:
+        process = self.fork(*arguments)
+        try:
+            code = process.wait(timeout=300)
+        finally:
+            process.kill()  # if it is not over
+            out, err = process.communicate()
+        return subprocess.CompletedProcess(arguments, code, out, err)
+
+    def command(self, workdir: pathlib.Path, *flags: str) -> list[str]:
+        """What a person would type."""
+        return [sys.executable, "-m", "r1jax", *self.arguments(workdir, *flags)]
 
     def finish(self, command: Sequence[str]) -> subprocess.CompletedProcess:
+        """In a process begun anew."""
         return subprocess.run(
             command, env=self.env, capture_output=True, text=True, check=False, timeout=300
         )

@@ -47,7 +47,8 @@ def split_overrides(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def help_text(values: flags.FlagValues, usage: str, about: str) -> str:
-    lines = [f"usage: {usage}", "", about.strip(), "", "flags:"]
+    usage = textwrap.fill(f"usage: {usage}", 100, subsequent_indent=" " * 7, break_on_hyphens=False)
+    lines = [usage, "", about.strip(), "", "flags:"]
     for name in sorted(values):
         flag = values[name]
         default = "" if flag.default in (None, "", False) else f" (default: {flag.default})"

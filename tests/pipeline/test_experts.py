@@ -29,8 +29,7 @@ def get_config():
 def test_both_phases_balance_experts_and_train_multi_token_prediction(runs, tmp_path):
     config = runs.folder / "experts.py"
     config.write_text(SMALL)
-    command = [part.replace(str(runs.config), str(config)) for part in runs.command(tmp_path)]
-    done = runs.finish(command)
+    done = runs.r1jax("train", f"--config={config}", f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     for phase in ("pretrain", "rl"):

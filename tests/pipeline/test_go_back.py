@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 
 import pytest
 from runs import assert_same_run, records
@@ -15,8 +14,7 @@ from r1jax.training.workdir import go_back
 
 
 def replay(runs, workdir, step):
-    train = [sys.executable, "-m", "r1jax", "train"]
-    return runs.finish([*train, f"--workdir={workdir}", f"--replay={step}"])
+    return runs.r1jax("train", f"--workdir={workdir}", f"--replay={step}")
 
 
 def change(workdir, step, name):

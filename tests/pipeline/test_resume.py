@@ -1,5 +1,6 @@
 """A run that was killed, stopped or damaged ends as the one that nothing disturbed."""
 
+import collections
 import itertools
 import json
 import os
@@ -8,6 +9,7 @@ import shutil
 import signal
 import time
 from collections.abc import Sequence
+from concurrent import futures
 
 import pytest
 from runs import assert_same_run
@@ -38,34 +40,76 @@ def kill_and_resume(runs, workdir, kills: list[int], seed: int, flags: Sequence[
 
 
 def test_killed_and_run_again_is_the_same_run(runs, whole_run, tmp_path):
-    kill_and_resume(runs, tmp_path / "killed", [9], seed=0)
+    kill_and_resume(runs, tmp_path / "killed", [3, 9, 14], seed=0)
     assert_same_run(tmp_path / "killed", whole_run)
 
 
-def lives_for(process, lines: int) -> bool:
-    """Whether the process has said so many lines, and not ended before."""
-    return all(process.stdout.readline() for _ in range(lines))
+def unfinished_saves(workdir) -> set[str]:
+    return {path.name for path in (workdir / "checkpoints").glob("*/*tmp*")}
+
+
+def kill_somewhere(runs, workdir, rng: random.Random) -> tuple[str, bool] | None:
+    """What the process was at when it was killed, and whether in a save; None = it ended before."""
+    left, lines, in_save = unfinished_saves(workdir), rng.randrange(7), rng.random() < 0.2
+    process = runs.start(workdir)
+    while process.poll() is None:
+        if in_save and unfinished_saves(workdir) - left:
+            break
+        if not in_save and process.said().count("\n") >= lines:
+            # Anywhere in a step, or in what is between steps and between phases.
+            time.sleep(rng.random() * rng.choice([0.05, 0.5, 1.5]))
+            break
+        time.sleep(0.001)
+    process.kill()
+    said, err = process.communicate()
+    if process.returncode != -signal.SIGKILL:
+        assert process.returncode == 0, err
+        return None
+    last = (said.splitlines() or [""])[-1]
+    if "goes on" in last or not last:
+        phase = "start"
+    elif last.startswith("pretrain"):
+        phase = "before rl" if "took" in last else "pretrain"
+    else:
+        phase = "rl"
+    return phase, bool(unfinished_saves(workdir) - left)
+
+
+def kill_again_and_again(runs, whole_run, folder, kills: int) -> list[tuple[str, bool]]:
+    """Run after run, each as that which nothing disturbed; where the kills came."""
+    rng, places = random.Random(folder.name), []
+    for workdir in (folder / str(number) for number in itertools.count()):
+        # A new run now and then: else most kills would come late in one.
+        for _ in range(min(rng.randrange(3, 8), kills - len(places))):
+            place = kill_somewhere(runs, workdir, rng)
+            if place is None:
+                break
+            places.append(place)
+        done = runs.run(workdir)
+        assert done.returncode == 0, done.stderr
+        assert_same_run(workdir, whole_run)
+        if len(places) == kills:
+            return places
 
 
 @pytest.mark.slow
 def test_killed_many_times(runs, whole_run, tmp_path):
-    """As often as R1JAX_KILLS says, while it starts and while it works; run after run."""
-    rng, left = random.Random(1), int(os.environ.get("R1JAX_KILLS", "6"))
-    for workdir in (tmp_path / str(number) for number in itertools.count()):
-        while left:
-            process = runs.start(workdir)
-            if not lives_for(process, rng.randrange(7)):
-                process.communicate()
-                break
-            time.sleep(rng.random() * 0.05)  # anywhere in a step, or in a save
-            process.kill()
-            process.communicate()
-            left -= 1
-        done = runs.run(workdir)
-        assert done.returncode == 0, done.stderr
-        assert_same_run(workdir, whole_run)
-        if not left:
-            break
+    """As often as R1JAX_KILLS says: while it starts, in both phases and between, while it saves.
+
+    Two runs at a time, since one does not keep two cores busy.
+    """
+    kills = int(os.environ.get("R1JAX_KILLS", "50"))
+    with futures.ThreadPoolExecutor(2) as pool:
+        halves = [
+            pool.submit(kill_again_and_again, runs, whole_run, tmp_path / name, half)
+            for name, half in (("a", kills // 2), ("b", kills - kills // 2))
+        ]
+        places = [place for half in halves for place in half.result()]
+    phases = collections.Counter(phase for phase, _ in places)
+    saves = sum(saving for _, saving in places)
+    print(f"{kills} kills: {dict(phases)}, {saves} in a save")
+    if kills >= 50:
+        assert min(phases["start"], phases["pretrain"], phases["rl"], saves) >= 3, places
 
 
 @pytest.mark.slow

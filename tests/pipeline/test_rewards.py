@@ -39,24 +39,30 @@ def workers():
     return set(found)
 
 
-@pytest.mark.slow
-def test_a_killed_run_goes_on_with_its_own_rewards(tmp_path):
-    runs = Runs(tmp_path)
+@pytest.fixture
+def own(tmp_path):
+    """Runs whose rewards are in a module of their own."""
     (tmp_path / "our_parts.py").write_text(PART)
-    runs.env["PYTHONPATH"] = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     extra = {
         "reward_weights": {"accuracy": 1.0, **CUSTOM},
         "grading": {"settings": {"our_parts:digits": {"most": 4}}},
     }
-    text = runs.config.read_text()
-    runs.config.write_text(text.replace('"name": "micro",', f'"name": "micro", **{extra},'))
+    with Runs(tmp_path) as runs:
+        runs.env["PYTHONPATH"] = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+        text = runs.config.read_text()
+        runs.config.write_text(text.replace('"name": "micro",', f'"name": "micro", **{extra},'))
+        yield runs
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_with_its_own_rewards(own, tmp_path):
     before = workers()
     whole = tmp_path / "whole"
-    done = runs.run(whole, *FLAGS)
+    done = own.run(whole, *FLAGS)
     assert done.returncode == 0, done.stderr
     killed = tmp_path / "killed"
     for lines in (7, 11):
-        process = runs.start(killed, *FLAGS)
+        process = own.start(killed, *FLAGS)
         metrics = killed / "metrics.jsonl"
         while process.poll() is None:
             if metrics.exists() and metrics.read_text().count("\n") >= lines:
@@ -64,7 +70,7 @@ def test_a_killed_run_goes_on_with_its_own_rewards(tmp_path):
             time.sleep(0.002)
         process.kill()
         process.communicate()
-    done = runs.run(killed, *FLAGS)
+    done = own.run(killed, *FLAGS)
     assert done.returncode == 0, done.stderr
     assert_same_run(killed, whole)
     logged = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]

@@ -1,7 +1,6 @@
 """What a run must not do again and again."""
 
 import json
-import sys
 
 import pytest
 
@@ -35,8 +34,7 @@ def test_the_summary_has_what_readers_rely_on(whole_run):
 @pytest.mark.slow
 def test_evaluate_prints_the_same_numbers_as_the_run(runs, whole_run):
     for base, when in [([], "after"), (["--base"], "before")]:
-        command = [sys.executable, "-m", "r1jax", "evaluate", str(whole_run), *base]
-        done = runs.finish(command)
+        done = runs.r1jax("evaluate", str(whole_run), *base)
         assert done.returncode == 0, done.stderr
         printed = json.loads(done.stdout)
         summary = json.loads((whole_run / "summary.json").read_text())[when]
@@ -46,14 +44,14 @@ def test_evaluate_prints_the_same_numbers_as_the_run(runs, whole_run):
 
 @pytest.mark.slow
 def test_sample_reads_what_the_policy_answers(runs, whole_run):
-    sample = [sys.executable, "-m", "r1jax", "sample", str(whole_run)]
-    done = runs.finish([*sample, "--prompt=123", "--samples=3", "--show_prompt"])
+    sample = ["sample", str(whole_run)]
+    done = runs.r1jax(*sample, "--prompt=123", "--samples=3", "--show_prompt")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == "question: 123<think>"
     assert len(lines) == 4
-    again = runs.finish([*sample, "--prompt=123", "--samples=3", "--show_prompt"])
+    again = runs.r1jax(*sample, "--prompt=123", "--samples=3", "--show_prompt")
     assert again.stdout == done.stdout
-    wrong = runs.finish([*sample, "--prompt=12x"])
+    wrong = runs.r1jax(*sample, "--prompt=12x")
     assert wrong.returncode == 2
     assert "no symbol 'x'" in wrong.stderr
