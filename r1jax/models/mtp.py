@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from r1jax.models.config import ModelConfig
 from r1jax.models.moe import Routing
 from r1jax.models.transformer import Mtp, Transformer, embed, head_kernel
-from r1jax.ops.kv_cache import LayerCache
+from r1jax.ops.kv_cache import LayerCache, make
 from r1jax.ops.logprobs import token_logprobs
 from r1jax.types import Params
 
@@ -71,7 +71,7 @@ def mtp_prefill(
     inputs = (hidden_PSD, embedded, positions, segment_ids)
     x, (k, v), _ = cast(Any, Mtp(config).apply({"params": decode_params["mtp"]}, *inputs))
     last = jnp.take_along_axis(x, (lengths_P - 1)[:, None, None], axis=1)[:, 0]
-    return last, LayerCache(jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2))
+    return last, make(k, v)
 
 
 def mtp_extend(

@@ -25,7 +25,7 @@ from r1jax.models.moe import Moe, Routing, gated_mlp
 from r1jax.models.norm import rms_norm
 from r1jax.models.quantized import quantize_kernels
 from r1jax.models.remat import remat
-from r1jax.ops import attention
+from r1jax.ops import attention, kv_cache
 from r1jax.ops.kv_cache import Caches, LayerCache, grow, quantized, write
 from r1jax.ops.logprobs import compute_logits
 from r1jax.ops.quant import SCALE
@@ -351,7 +351,13 @@ def pinned(caches: Caches) -> Caches:
 
 
 def empty_caches(
-    config: ModelConfig, rows: int, slots: int, *, more: int = 0, int8: bool = False
+    config: ModelConfig,
+    rows: int,
+    slots: int,
+    *,
+    more: int = 0,
+    int8: bool = False,
+    turned: bool = False,
 ) -> Caches:
     """One for each layer, and for so many more of their kind."""
     heads, key, value = config.cache_dims
@@ -361,6 +367,8 @@ def empty_caches(
 
     def empty() -> LayerCache:
         cache = LayerCache(zeros(key), zeros(value))
+        if turned and not config.mla.kv_rank:  # those of latents are read as values too
+            return kv_cache.turned(cache)
         return quantized(cache) if int8 else cache
 
     return pinned([empty() for _ in range(config.layers + more)])
@@ -453,5 +461,5 @@ def _read_rows(
     for layer, (sparse, window) in zip(decode_params["layers"], kinds, strict=True):
         block = Block(config, sparse)
         x, (k, v), _ = cast(Any, block.apply({"params": layer}, x, positions, segment_ids, window))
-        caches.append(LayerCache(jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)))
+        caches.append(kv_cache.make(k, v))
     return rms_norm(x, decode_params["final_norm"], config.norm_eps), pinned(caches)

@@ -170,20 +170,20 @@ def attend_cache(
     the new ones, whose own keys and values are already written.
     """
     rows, count, heads, head_dim = q_RCNH.shape
-    kv_heads = suffix.keys.shape[1]
+    kv_heads = suffix.heads
     scale = head_dim**-0.5 if scale is None else scale
     q = (q_RCNH * jnp.asarray(scale, q_RCNH.dtype)).reshape(
         rows, count, kv_heads, heads // kv_heads, head_dim
     )
     score = functools.partial(_scores, jnp.transpose(q, (0, 2, 3, 1, 4)))
     places_RC = filled_R[:, None] + jnp.arange(count)[None]  # of the new tokens in the suffix
-    own = jnp.arange(suffix.keys.shape[2])
+    own = jnp.arange(suffix.places)
     visible = own[None, None] <= places_RC[:, :, None]
     if window is not None:
         visible &= own[None, None] > places_RC[:, :, None] - window
     blocks = [(score(suffix, visible), suffix)]
     if prefix is not None:
-        read = jnp.arange(prefix.keys.shape[2])
+        read = jnp.arange(prefix.places)
         visible = read[None, None] < prefix_lengths_R[:, None, None]
         if window is not None:
             positions_RC = prefix_lengths_R[:, None] + places_RC
@@ -200,7 +200,8 @@ def _scores(
     visible_RCS: Bool[Array, "R C S"],
 ) -> Float[Array, "R K g C S"]:
     """Masked scores; the R / U rows that share keys make one product with them."""
-    scores = _by_unit(q_RKgCH, cache.keys, "ukmh,uksh->ukms")
+    product = "ukmh,ukhs->ukms" if cache.turned else "ukmh,uksh->ukms"
+    scores = _by_unit(q_RKgCH, cache.keys, product)
     scores = _scaled(scores, cache.key_scales)
     return jnp.where(visible_RCS[:, None, None], scores, jnp.float32(MASKED))
 

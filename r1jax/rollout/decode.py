@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 from r1jax.mesh import constrain
 from r1jax.models import transformer
 from r1jax.models.config import ModelConfig
-from r1jax.ops.kv_cache import Caches, LayerCache, copy_row, grow, quantized, take_rows
+from r1jax.ops.kv_cache import Caches, LayerCache, copy_row, grow, put_rows, take_rows
 from r1jax.ops.logprobs import compute_logits
 from r1jax.ops.sampling import (
     SamplingArrays,
@@ -97,7 +97,9 @@ def empty_bank(
 def empty_caches(config: ModelConfig, variant: Variant, rows: int, room: int) -> Caches:
     """Of the model's layers and, where it drafts, of the MTP module."""
     more = int(variant.speculate == "mtp")
-    return transformer.empty_caches(config, rows, room, more=more, int8=variant.int8_cache)
+    return transformer.empty_caches(
+        config, rows, room, more=more, int8=variant.int8_cache, turned=variant.turned_keys
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="variant")
@@ -179,9 +181,6 @@ def read_prompts(
         own = speculative.prefill_mtp(config, decode_params, hidden, tokens_PS, lengths_P)
         caches = [*caches, own]
 
-    if variant.int8_cache:
-        caches = [quantized(cache) for cache in caches]
-
     def first(of_P: Waiting) -> Sampled:
         uniform = uniforms(jax.random.wrap_key_data(of_P.keys), of_P.starts)
         return _sample(variant, logits_PV, uniform, of_P.starts, sampling)
@@ -196,13 +195,8 @@ def read_prompts(
         lengths=outputs.lengths.at[rows].set(1, mode="drop"),
         endings=outputs.endings.at[rows].set(ending, mode="drop"),
     )
-    width = tokens_PS.shape[1]
     bank = Bank(
-        caches=jax.tree.map(
-            lambda all_, new: all_.at[places_P, :, :width].set(new, mode="drop"),
-            bank.caches,
-            caches,
-        ),
+        caches=put_rows(bank.caches, caches, places_P),
         lengths=bank.lengths.at[places_P].set(lengths_P, mode="drop"),
         waiting=jax.tree.map(
             lambda all_, new: all_.at[queue_PG].set(new, mode="drop"), bank.waiting, waiting
@@ -396,7 +390,7 @@ def _idle_units(slots: Slots) -> Array:
 
 
 def _count_units(slots: Slots) -> int:
-    return slots.prefix[0].keys.shape[0]
+    return slots.prefix[0].rows
 
 
 def _refill(loop: Loop, bank: Bank, units: Array) -> Loop:

@@ -127,6 +127,7 @@ def make_plan(
             config.variant,
             plain_logp=sampling.return_logp == "both",
             kept=sampling.top_k if sampling.record_kept else 0,
+            turned_keys=_on_cpu() and not config.int8_cache,
         ),
     )
 
@@ -138,17 +139,17 @@ def choose_slots(rows: int, *, may_end: bool, has_tail: bool) -> int:
     Measured with benchmarks/rollout.py on `stagger` and on the tiny R1-Zero: five in eight where a
     tail gets fewer slots, else three.
     """
-    if may_end and _rows_cost():
+    if may_end and _on_cpu():
         return max(8, -(-rows * (5 if has_tail else 3) // 8))
     return rows
 
 
 def choose_chunk(has_tail: bool) -> int:
     """A look costs little, and idle slots are found by looking."""
-    return 8 if has_tail and _rows_cost() else 32
+    return 8 if has_tail and _on_cpu() else 32
 
 
-def _rows_cost() -> bool:
+def _on_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
@@ -183,7 +184,7 @@ def make_sizes(units: int, unit: int, row_multiple: int) -> tuple[int, ...]:
     """Numbers of units to decode with, from all to the few that a rollout's tail needs: every one
     of them is some more programs to compile."""
     sizes = [units]
-    for share in (0.6, 0.4, 0.2) if _rows_cost() else (0.25, 0.0625):
+    for share in (0.6, 0.4, 0.2) if _on_cpu() else (0.25, 0.0625):
         size = -(-max(int(units * share), 8 // unit, 1) // row_multiple) * row_multiple
         if size <= sizes[-1] * 0.7:
             sizes.append(size)

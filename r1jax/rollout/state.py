@@ -20,6 +20,7 @@ class Variant:
     ngram: int = 0  # tokens that must occur again to be followed
     plain_logp: bool = False  # `SamplingParams.return_logp`
     int8_cache: bool = False
+    turned_keys: bool = False  # `kv_cache.LayerCache.turned`
     kept: int = 0  # tokens written down for `SamplingParams.record_kept`
 
 

@@ -10,7 +10,7 @@ import pytest
 from helpers import softmax
 
 from r1jax.ops import attention, blocked_attention, cudnn
-from r1jax.ops.kv_cache import LayerCache
+from r1jax.ops.kv_cache import LayerCache, turned
 
 attend = jax.jit(attention.attend, static_argnames=("window", "scale", "backend"))
 attend_cache = jax.jit(attention.attend_cache, static_argnames=("window", "scale"))
@@ -174,10 +174,11 @@ def split_cache(k, v, prefix_lengths, room):
     return LayerCache(*parts[:2]), LayerCache(*parts[2:])
 
 
+@pytest.mark.parametrize("keep", [lambda cache: cache, turned], ids=["by place", "turned"])
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 2), (8, 1)])
-def test_a_prefix_and_a_suffix_give_the_last_rows_of_attend(heads, kv_heads, count, window):
+def test_a_prefix_and_a_suffix_give_the_last_rows_of_attend(heads, kv_heads, count, window, keep):
     """Rows have prefixes and suffixes of different lengths."""
     q, k, v = make_qkv(heads=heads, kv_heads=kv_heads)
     length, prefix_lengths = q.shape[1], np.array([4, 7])
@@ -185,8 +186,8 @@ def test_a_prefix_and_a_suffix_give_the_last_rows_of_attend(heads, kv_heads, cou
     prefix, suffix = split_cache(k, v, prefix_lengths, room=length)
     cached = attend_cache(
         q[:, length - count :],
-        prefix,
-        suffix,
+        keep(prefix),
+        keep(suffix),
         prefix_lengths_R=prefix_lengths,
         filled_R=length - count - prefix_lengths,
         window=window,

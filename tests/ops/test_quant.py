@@ -45,7 +45,7 @@ def test_a_product_with_int8_is_the_product_with_what_it_stands_for(shape, axes,
 
 
 def as_floats(cache):
-    keys, values, *scales = (leaf.astype(jnp.float32) for leaf in cache)
+    keys, values, *scales = (leaf.astype(jnp.float32) for leaf in jax.tree.leaves(cache))
     return LayerCache(keys * scales[0][..., None], values * scales[1][..., None])
 
 

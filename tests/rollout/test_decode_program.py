@@ -14,7 +14,10 @@ from r1jax.rollout import decode
 
 LAYERS, PROMPTS, SAMPLES, WIDTH, ROOM = 2, 4, 4, 16, 512
 ROWS = PROMPTS * SAMPLES
-SUFFIX_SHAPE = (ROWS, TINY.kv_heads, ROOM, TINY.head_dim)
+# As a rollout on a CPU has them, keys and values of a layer.
+VARIANT = decode.Variant(turned_keys=True)
+KEYS = (ROWS, TINY.kv_heads, TINY.head_dim, ROOM)
+VALUES = (ROWS, TINY.kv_heads, ROOM, TINY.head_dim)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,27 +42,29 @@ def program(request):
     """(compiled decode, the shapes of what it carries)"""
     config, params = abstract_params()
     loop = decode.empty_loop.eval_shape(
-        decode.empty_slots.eval_shape(config, ROWS, ROWS // request.param, WIDTH, ROOM),
+        decode.empty_slots.eval_shape(
+            config, ROWS, ROWS // request.param, WIDTH, ROOM, variant=VARIANT
+        ),
         decode.empty_outputs.eval_shape(ROWS, ROOM),
     )
     compiled = decode.decode.lower(
         config,
         params,
         loop,
-        decode.empty_bank.eval_shape(config, PROMPTS, SAMPLES, WIDTH),
+        decode.empty_bank.eval_shape(config, PROMPTS, SAMPLES, WIDTH, variant=VARIANT),
         SamplingArrays.of(SamplingParams(), config.vocab_size),
         units=shaped(),
         more=shaped(dtype="bool"),
         chunk=shaped(),
+        variant=VARIANT,
     ).compile()
     return compiled, loop
 
 
 def test_the_whole_state_is_donated(program):
     compiled, loop = program
-    assert [cache.shape for cache in jax.tree.leaves(loop.slots.suffix)] == [
-        SUFFIX_SHAPE
-    ] * 2 * LAYERS
+    shapes = [cache.shape for cache in jax.tree.leaves(loop.slots.suffix)]
+    assert shapes == [KEYS, VALUES] * LAYERS
     state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(loop))
     assert compiled.memory_analysis().alias_size_in_bytes == state
 
@@ -69,17 +74,17 @@ def test_caches_are_written_in_place(program):
     compiled, loop = program
     one_cache = count_bytes(loop.slots.suffix) // (2 * LAYERS)
     assert compiled.memory_analysis().temp_size_in_bytes < one_cache
-    shape = ",".join(map(str, SUFFIX_SHAPE))
-    assert not re.search(rf"\[{shape}\]\S* copy\(", compiled.as_text())
+    for shape in (KEYS, VALUES):
+        text = ",".join(map(str, shape))
+        assert not re.search(rf"\[{text}\]\S* copy\(", compiled.as_text())
 
 
 def test_one_loop_over_tokens_and_one_over_free_slots_carry_the_caches(program):
     """And no loop runs over layers."""
     text = program[0].as_text()
-    shape = "f32[" + ",".join(map(str, SUFFIX_SHAPE)) + "]"
-    carried = [
-        line.split(" while(")[0].count(shape) for line in text.splitlines() if " while(" in line
-    ]
+    shapes = ["f32[" + ",".join(map(str, shape)) + "]" for shape in (KEYS, VALUES)]
+    loops = [line.split(" while(")[0] for line in text.splitlines() if " while(" in line]
+    carried = [sum(loop.count(shape) for shape in shapes) for loop in loops]
     # The loop over tokens, and refilling before it and within it.
     assert sorted(set(carried)) == [0, 2 * LAYERS]
     assert carried.count(2 * LAYERS) <= 3
