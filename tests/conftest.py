@@ -5,6 +5,7 @@ look at what it makes of a program.
 """
 
 import fcntl
+import gc
 import os
 import pathlib
 import tempfile
@@ -53,6 +54,21 @@ def _sandboxes(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+# Rooms whose tests take long; pipeline first, which is one process's alone.
+_ORDER = {"pipeline": 0, "rollout": 1, "training": 2, "models": 3, "tests": 4}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long comes first: at the end both processes have short files to share."""
+    items.sort(key=lambda item: _ORDER.get(item.path.parent.name, len(_ORDER)))
+
+
+def pytest_collection_finish() -> None:
+    """What is there for ever need not be looked through again and again."""
+    gc.collect()
+    gc.freeze()
+
+
 # Files whose tests look at what is left on the machine, processes or sockets.
 _LOOK_AROUND = {"test_code.py", "test_code_attacks.py", "test_pool.py"}
 # Runs of minutes that share nothing and judge nothing outside their own processes.
@@ -75,6 +91,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             alone |= path.name in _LOOK_AROUND
             return "machine" if alone else str(path)
 
+    config.option.loadscopereorder = False  # as collected, not by the number of tests
     return Scheduling(config, log)
 
 

@@ -85,16 +85,14 @@ def test_the_sampler_has_the_adapters_too(kind):
     module, params = make_tiny(**kind)
     joined = lora.join(params, make_adapters(params), SCALE)
     sampling = SamplingParams(max_tokens=6)
-    prompts = TOKENS.tolist()
     rollouts = rollout.generate(
-        module, joined, prompts, sampling=sampling, samples_per_prompt=2, seed=0
+        module, joined, TOKENS.tolist(), sampling=sampling, samples_per_prompt=2, seed=0
     )
-    for row in range(4):
-        whole = jnp.asarray([[*prompts[row // 2], *rollouts.tokens[row].tolist()]])
-        logits = module.apply({"params": joined}, whole)
-        logp = jax.nn.log_softmax(logits[0, 5:-1])
-        chosen = np.take_along_axis(np.asarray(logp), rollouts.tokens[row][:, None], 1)[:, 0]
-        np.testing.assert_allclose(chosen, rollouts.logp[row], atol=1e-5)
+    whole = np.concatenate([np.repeat(TOKENS, 2, axis=0), rollouts.tokens], axis=1)
+    logits = jax.jit(module.apply)({"params": joined}, whole)
+    logp = np.asarray(jax.nn.log_softmax(logits[:, 5:-1]))
+    chosen = np.take_along_axis(logp, rollouts.tokens[..., None], 2)[..., 0]
+    np.testing.assert_allclose(chosen, rollouts.logp, atol=1e-5)
 
 
 def test_only_named_projections_have_adapters():
@@ -134,7 +132,7 @@ def test_an_update_trains_adapters_and_nothing_else():
         weights = Weights(supervised_weights(flat), batch_shares(flat))
         return make_supervised_loss(module)(dense, flat, weights)[0]
 
-    wanted = jax.grad(loss)(adapters)
+    wanted = jax.jit(jax.grad(loss))(adapters)
     optimizer = optax.sgd(1.0)
     state = init_state(adapters, optimizer)
     state, stats = make_update(module, params, optimizer)(state, batch, used)
@@ -146,7 +144,7 @@ def test_an_update_trains_adapters_and_nothing_else():
     jax.tree.map(np.testing.assert_array_equal, params, before)
 
 
-@pytest.mark.parametrize("remat", ["full", "dots"])
+@pytest.mark.parametrize("remat", ["full", pytest.param("dots", marks=pytest.mark.slow)])
 def test_no_second_copy_of_the_model_is_held(remat):
     """What the update needs beside its arguments is less than the layers of the model."""
     sizes = {"layers": 16, "width": 128, "heads": 4, "kv_heads": 4, "head_dim": 32, "ffn": 512}

@@ -135,7 +135,7 @@ def test_the_loss_of_multi_token_prediction_is_the_batch_mean(kind, rows_per_mic
 
 
 @every_cut
-@pytest.mark.parametrize("with_mtp", [False, True])
+@pytest.mark.parametrize("with_mtp", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_selection_bias_moves_against_the_load_of_the_batch(with_mtp, rows_per_micro):
     _, params = tiny()
     _, routing = jax.jit(read)(params, jax.tree.map(jnp.asarray, make_batch()))
