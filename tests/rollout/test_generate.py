@@ -233,6 +233,11 @@ WAYS = {
     "one prompt at a time": copied(bank_tokens=1, prefill_tokens=1, slots=6, chunk=5),
     "prompts in parts": copied(prefill_chunk=5, slots=12),
 }
+# Each of the slow ones does what two of the others do together.
+SLOW_WAYS = {"few slots", "fewer slots for the tail", "a shared prompt"}
+every_way = pytest.mark.parametrize(
+    "way", [pytest.param(w, marks=pytest.mark.slow if w in SLOW_WAYS else []) for w in WAYS]
+)
 MANY_PROMPTS = [*PROMPTS, [7] * 20, list(range(1, 24)), [3, 1, 2]]
 
 
@@ -241,7 +246,7 @@ def plain_rollout():
     return sample(MANY_PROMPTS, config=PLAIN)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@every_way
 def test_a_response_is_the_same_however_it_is_decoded(way):
     """Slots, chunks, rooms, waves and sharing change when a token is computed, never which."""
     wanted, got = plain_rollout(), sample(MANY_PROMPTS, config=WAYS[way])
@@ -251,7 +256,7 @@ def test_a_response_is_the_same_however_it_is_decoded(way):
     np.testing.assert_allclose(got.logp, wanted.logp, atol=1e-5)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@every_way
 def test_finished_yields_every_complete_response_once(way):
     rollout = start(MANY_PROMPTS, config=WAYS[way])
     seen = []

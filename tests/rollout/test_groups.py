@@ -75,9 +75,13 @@ WAYS = {
     "one prompt a batch": {"sizes": (1,) * 40},
     "one large batch": {"sizes": (50,)},
 }
+SLOW_WAYS = {"many slots", "one large batch"}
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way",
+    [pytest.param(w, marks=pytest.mark.slow if w in SLOW_WAYS else []) for w in WAYS],
+)
 def test_the_first_accepted_of_the_stream_are_returned(way):
     whole, good, tried = by_hand(4)
     assert tried > 4  # some are not accepted
