@@ -174,7 +174,8 @@ def make_rooms(max_tokens: int, first: int, drafts: int = 0) -> tuple[int, ...]:
     room is another program to compile, so there are three at most unless `first` says otherwise.
     """
     most = max(max_tokens - 1, 1) + drafts
-    rooms = [min(max(first or max(128, -(-most // 4)), 1 + drafts), most)]
+    least = 64 if _on_cpu() else 128  # there a step costs what it reads
+    rooms = [min(max(first or max(least, -(-most // 4)), 1 + drafts), most)]
     while rooms[-1] < most:
         rooms.append(min(rooms[-1] * 2, most))
     return tuple(dict.fromkeys(-(-room // 8) * 8 for room in rooms))
