@@ -160,6 +160,23 @@ def require_none(problem: str | None, what: str) -> None:
             raise UserError(found if count() == 1 else f"process {process}: {found}")
 
 
+def require_alike(settings: Mapping[str, Any], what: str) -> None:
+    """A `UserError` in all processes where one of them was started with other JSON values."""
+    first, *others = gather(dict(settings), what)
+    for process, other in enumerate(others, 1):
+        differing = [
+            f"{key} ({first.get(key, 'unset')!r} in process 0, {other.get(key, 'unset')!r} in "
+            f"process {process})"
+            for key in sorted(first.keys() | other.keys())
+            if first.get(key) != other.get(key)
+        ]
+        if differing:
+            raise UserError(
+                f"the processes of a run have the same {what}; they differ in "
+                f"{', '.join(differing)}. Start all of them with the same command and files"
+            )
+
+
 def place(tree: Any, sharding: jax.sharding.Sharding) -> Any:
     """Host arrays that all processes have, on the devices: each puts down its own shards."""
     if count() == 1:

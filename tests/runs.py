@@ -58,8 +58,20 @@ class Runs:
     def arguments(self, workdir: pathlib.Path, *flags: str) -> list[str]:
         return ["train", f"--config={self.config}", f"--workdir={workdir}", *flags]
 
-    def start(self, workdir: pathlib.Path, *flags: str) -> Fork:
-        return self.fork(*self.arguments(workdir, *flags))
+    def start(
+        self, workdir: pathlib.Path, *flags: str, folder: pathlib.Path | None = None
+    ) -> Fork | subprocess.Popen[str]:
+        """`folder`: where a person would be."""
+        if folder is None:
+            return self.fork(*self.arguments(workdir, *flags))
+        return subprocess.Popen(
+            self.command(workdir, *flags),
+            env=self.env,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     def run(self, workdir: pathlib.Path, *flags: str) -> subprocess.CompletedProcess:
         return self.r1jax(*self.arguments(workdir, *flags))

@@ -13,8 +13,9 @@ The workdir then holds config.json (every setting), metrics.jsonl, completions.j
 checkpoints/, summary.json and report.html.
 """
 
+import contextlib
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -87,7 +88,12 @@ def main(argv: Sequence[str]) -> int:
     positional, overrides = parse(FLAGS, argv, usage=USAGE, about=__doc__)
     no_positional(positional)
     if FLAGS.replay is not None:
-        return replay_step(overrides)
+        if not FLAGS.workdir or FLAGS.config or overrides:
+            raise UserError(
+                "--replay takes --workdir of a run, and no config: that of the run counts"
+            )
+        with joined():
+            return replay_step(pathlib.Path(FLAGS.workdir), FLAGS.replay)
     if not FLAGS.config:
         raise UserError("--config is missing: name a file such as configs/r1_zero_tiny.py")
     if FLAGS.init_from:
@@ -99,14 +105,19 @@ def main(argv: Sequence[str]) -> int:
         return 0
     name = config.name or pathlib.Path(FLAGS.config.partition(":")[0]).stem
     workdir = pathlib.Path(FLAGS.workdir or f"runs/{name}")
-    with cluster.joined(
+    with joined():
+        return train(config, workdir)
+
+
+def joined() -> contextlib.AbstractContextManager[None]:
+    """With the other processes of the run, as the flags say."""
+    return cluster.joined(
         FLAGS.coordinator_address,
         FLAGS.num_processes,
         FLAGS.process_id,
         detect=FLAGS.distributed,
         heartbeat_s=FLAGS.heartbeat_s,
-    ):
-        return train(config, workdir)
+    )
 
 
 def train(config: Config, workdir: pathlib.Path) -> int:
@@ -118,13 +129,12 @@ def train(config: Config, workdir: pathlib.Path) -> int:
     return 0
 
 
-def replay_step(overrides: Mapping[str, str]) -> int:
+def replay_step(workdir: pathlib.Path, step: int) -> int:
     """0 where every number is the same, 1 where one is not."""
-    if not FLAGS.workdir or FLAGS.config or overrides:
-        raise UserError("--replay takes --workdir of a run, and no config: that of the run counts")
-    differences = replay(pathlib.Path(FLAGS.workdir), FLAGS.replay)
-    for name, logged, now in differences:
-        print(f"{name}: {logged!r} was logged, {now!r} now")
-    same = "differs in what is above" if differences else "is the same, bit for bit"
-    print(f"rl step {FLAGS.replay} {same}")
+    differences = replay(workdir, step)
+    if cluster.is_first():
+        for name, logged, now in differences:
+            print(f"{name}: {logged!r} was logged, {now!r} now")
+        same = "differs in what is above" if differences else "is the same, bit for bit"
+        print(f"rl step {step} {same}")
     return 1 if differences else 0

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from r1jax import cluster
+from r1jax import config as config_lib
 from r1jax import mesh as mesh_lib
 from r1jax.config import Config
 from r1jax.evaluation.evaluate import evaluate
@@ -22,6 +23,7 @@ from r1jax.monitor.metrics import finite_or_none
 from r1jax.monitor.report import write_report
 from r1jax.monitor.sinks import Sinks
 from r1jax.training import workdir as workdir_lib
+from r1jax.training.checkpoint import fingerprint
 from r1jax.training.interrupts import Interrupts
 from r1jax.training.load import initial_params
 from r1jax.training.rl import PHASE, train_rl
@@ -50,10 +52,16 @@ def run(
             workdir_lib.go_back(workdir, PHASE, resume)
         keep_start(config, workdir)
 
+    cluster.require_alike(config_lib.flatten(config_lib.to_dict(config)), "config")
     cluster.first_only(open_workdir, "workdir")
+    cluster.require_none(not_seen(workdir), "one file system")
     setup = make_setup(config, workdir)
-    if setup.files is not None and cluster.is_first():
-        print(setup.files.describe(), flush=True)
+    if setup.files is not None:
+        names = [*(config.data.mix or [config.data.train]), "those held out"]
+        found = dict(zip(names, setup.files.fingerprint, strict=True))
+        cluster.require_alike(found, "questions")
+        if cluster.is_first():
+            print(setup.files.describe(), flush=True)
     sinks = Sinks(
         workdir,
         tensorboard=config.logging.tensorboard,
@@ -70,6 +78,13 @@ def run(
         setup.grader.close()
         compiles.close()
         sinks.close()
+
+
+def not_seen(workdir: pathlib.Path) -> str | None:
+    """What is wrong where the first process has opened a workdir and this one does not see it."""
+    if (workdir / "config.json").is_file():
+        return None
+    return f"--workdir={workdir}: is not that of process 0; name a folder that all of them see"
 
 
 def _run(session: Session) -> dict[str, Any]:
@@ -91,9 +106,13 @@ def _run(session: Session) -> dict[str, Any]:
 
 def load_start(session: Session) -> Params:
     """What reinforcement learning starts from: a checkpoint, or a base of the run's own."""
-    if session.setup.config.init_from:
-        return initial_params(session.setup)
-    return pretrain(session)
+    source = session.setup.config.init_from
+    if not source:
+        return pretrain(session)
+    params = initial_params(session.setup)
+    if cluster.count() > 1:
+        cluster.require_alike({source: int(fingerprint(params))}, "weights")
+    return params
 
 
 class Summary:

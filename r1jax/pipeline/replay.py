@@ -10,6 +10,7 @@ import pathlib
 import shutil
 from typing import Any
 
+from r1jax import cluster
 from r1jax import mesh as mesh_lib
 from r1jax.config import Config
 from r1jax.errors import UserError
@@ -46,22 +47,23 @@ Difference = tuple[str, Any, Any]  # (metric, as logged, now)
 def replay(workdir: pathlib.Path, step: int) -> list[Difference]:
     """Do an RL step again; what came out otherwise."""
     config = load_config(workdir, {})
-    logged = read_step(workdir, step)
+    logged = cluster.from_first(lambda: read_step(workdir, step), "logged")
     if logged is None:
         raise UserError(f"--replay={step}: {workdir} has not logged this step")
-    copy = make_copy(workdir, step)
+    copy = workdir / FOLDER
+    cluster.first_only(lambda: make_copy(workdir, copy, step), "copy")
     try:
         train_copy(config, copy, step + 1)
-        found = read_step(copy, step)
+        found = cluster.from_first(lambda: read_step(copy, step), "replayed")
     finally:
-        shutil.rmtree(copy, ignore_errors=True)
+        if cluster.is_first():
+            shutil.rmtree(copy, ignore_errors=True)
     assert found is not None  # train_rl logs every step
     return compare(logged, found)
 
 
-def make_copy(workdir: pathlib.Path, step: int) -> pathlib.Path:
+def make_copy(workdir: pathlib.Path, copy: pathlib.Path, step: int) -> None:
     """The run as it was before the step. Files are linked, not copied: checkpoints are large."""
-    copy = workdir / FOLDER
     shutil.rmtree(copy, ignore_errors=True)
     copy.mkdir()
     for name in ("config.json", "start"):
@@ -73,7 +75,6 @@ def make_copy(workdir: pathlib.Path, step: int) -> pathlib.Path:
             is_later = phase.name == PHASE and saved.name.isdecimal() and int(saved.name) > step
             if phase.name in (PHASE, sft.PHASE, BASE) and not is_later:
                 _link(saved, copy / "checkpoints" / phase.name / saved.name)
-    return copy
 
 
 def _link(source: pathlib.Path, target: pathlib.Path) -> None:
@@ -93,7 +94,7 @@ def _link_or_copy(source: str, target: str) -> None:
 
 def train_copy(config: Config, copy: pathlib.Path, until: int) -> None:
     setup = make_setup(config, copy)
-    sinks, compiles = Sinks(copy), CompileCounter()
+    sinks, compiles = Sinks(copy, silent=not cluster.is_first()), CompileCounter()
     try:
         with Interrupts() as interrupts, mesh_lib.use(setup.mesh):
             session = Session(setup, copy, sinks, interrupts, compiles)

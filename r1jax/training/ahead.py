@@ -10,12 +10,12 @@ order of what is dispatched is the same in every process and in every run.
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from typing import Any
 
-import jax
 import numpy as np
 
-from r1jax.errors import UserError
+from r1jax import cluster
 from r1jax.rollout import Carried
 from r1jax.training.batches import Minibatch
 from r1jax.training.dynamic import carried_arrays, read_carried, sample_band
@@ -70,19 +70,21 @@ def draw_ahead(
     `now`: this step's, drawn a step ago; None = there is none, at a run's start. `Drawn.next` and
     `Drawn.carried` are those of the newest samples.
     """
-    if jax.process_count() > 1:
-        raise UserError("config.rl.asynchronous=True: runs of several processes do not have it yet")
     if now is None:
         now = sample_step(session, policy, feed, step, meanwhile=meanwhile)
         feed = feed._replace(next=now.next, carried=now.carried)
     verdicts = session.setup.grader.later(lambda: judged(session.setup, now))
     packed: list[tuple[Graded | None, list[Minibatch]]] = []
 
-    def see_to_this_step() -> None:
-        meanwhile()
-        if verdicts.done() and not packed:
+    def pack_once() -> None:
+        if not packed:
             with session.clock("pack"):
                 packed.append(pack(verdicts.result().graded))
+
+    def see_to_this_step() -> None:
+        meanwhile()
+        if not packed and are_in(verdicts):
+            pack_once()
 
     following = None
     if step + 1 < session.setup.config.rl.steps:
@@ -90,11 +92,18 @@ def draw_ahead(
         following = one_older(following, step + 1)
     with session.clock("grade"):
         drawn = verdicts.result()
-    see_to_this_step()
+    meanwhile()
+    pack_once()
     newest = following or now
     graded, minibatches = packed[0]
     drawn = dataclasses.replace(drawn, graded=graded, next=newest.next, carried=newest.carried)
     return drawn, minibatches, following
+
+
+def are_in(verdicts: Future[Drawn]) -> bool:
+    """Whether to pack now. That gives the devices work too, which all processes must give them at
+    the same place, so the first one decides: it has the verdicts of all, who can have them too."""
+    return cluster.from_first(verdicts.done, "verdicts are in")
 
 
 def one_older(sampled: Sampled, step: int) -> Sampled:

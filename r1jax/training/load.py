@@ -1,5 +1,6 @@
 """Parameters from where they are: a checkpoint that a run starts from, a run's own workdir."""
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Mapping
@@ -50,8 +51,8 @@ def initial_params(setup: Setup) -> Params:
 
 def _of_run(folder: pathlib.Path, setup: Setup) -> Params:
     """The newest policy of another run, its adapters merged."""
-    mesh = setup.config.mesh
-    overrides = {f"mesh.{name}": str(getattr(mesh, name)) for name in ("data", "fsdp", "tensor")}
+    mesh = dataclasses.asdict(setup.config.mesh)
+    overrides = {f"mesh.{name}": str(size) for name, size in mesh.items()}
     try:
         other, params, _ = load_policy(folder, base=False, overrides=overrides)
     except NoCheckpoint:

@@ -21,7 +21,6 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from r1jax.config import Config
-from r1jax.errors import UserError
 from r1jax.models import Transformer, heads, init_params
 from r1jax.models.axes import logical_axes
 from r1jax.models.transformer import without_head
@@ -39,12 +38,11 @@ class RewardModel:
     """A run's reward model: its state, the pairs it remembers, and what reads and changes these."""
 
     def __init__(self, setup: Setup, state: TrainState, saved: Mapping[str, Any] | None) -> None:
-        if jax.process_count() > 1:
-            raise UserError("config.reward_model.every: runs of several processes have none yet")
         self.state, self._config = state, setup.config
         self.old, self.new = ([], []) if saved is None else read_pairs(saved)
         module, _ = without_head(setup.module, {})
-        self._score = jax.jit(functools.partial(score, module))
+        replicated = jax.sharding.NamedSharding(setup.mesh, jax.P())  # each process reads them all
+        self._score = jax.jit(functools.partial(score, module), out_shardings=replicated)
         self._update = make_pair_update(module, reward_optimizer(setup.config))
 
     def paid(self, graded: Graded) -> Graded:

@@ -14,10 +14,15 @@ from helpers import kept_compiles
 from hf_folder import make_folder
 from runs import assert_same_run, records
 
+from r1jax import mesh as mesh_lib
 from r1jax import models
 from r1jax.cli import convert, main
+from r1jax.config import from_config_dict, to_dict
 from r1jax.data.hf_tokenizer import load_tokenizer
 from r1jax.models.hf import files
+from r1jax.training.load import initial_params, save_base
+from r1jax.training.setup import fresh_params, make_setup
+from r1jax.training.workdir import write_json
 
 CONFIG = """
 def get_config(argument):
@@ -227,6 +232,25 @@ def test_a_run_starts_from_either_form_the_same(r1jax, tmp_path):
     r1jax.done(*r1jax.train(tmp_path / "a", *flags))
     r1jax.done(*r1jax.train(tmp_path / "b", f"--init_from={there}", *flags))
     assert records(tmp_path / "a") == records(tmp_path / "b")
+
+
+def test_parameters_of_a_run_come_onto_the_devices_of_the_one_that_starts(tmp_path):
+    model = {"layers": 1, "width": 16, "heads": 2, "kv_heads": 1, "head_dim": 8, "ffn": 32}
+    config = from_config_dict({"model": model, "mesh": {"data": 1}})
+    write_json(tmp_path / "config.json", to_dict(config))
+    setup = make_setup(config)
+    with mesh_lib.use(setup.mesh):
+        before = fresh_params(setup)
+        save_base(before, tmp_path)
+    setup = make_setup(
+        from_config_dict({"init_from": str(tmp_path), "mesh": {"data": 1, "expert": 2}})
+    )
+    with mesh_lib.use(setup.mesh):
+        params = initial_params(setup)
+    assert all(
+        leaf.sharding.device_set == {*setup.mesh.devices.flat} for leaf in jax.tree.leaves(params)
+    )
+    jax.tree.map(np.testing.assert_array_equal, params, before)
 
 
 def test_a_full_disk_leaves_no_half_workdir(r1jax, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from loops import assert_same, kept, log, session_in, train
 from r1jax import rollout
 from r1jax.config import from_config_dict
 from r1jax.errors import UserError
-from r1jax.training import rl
+from r1jax.training import ahead, rl
 from r1jax.training.setup import fresh_params, make_setup
 
 TIS = {"correction": "tis", "correction_high": 2.0}
@@ -163,6 +163,32 @@ def test_several_updates_are_against_the_policy_before_the_first(tmp_path, monke
         assert stats["sampling/importance_sampling_ratio/mean"] == pytest.approx(
             np.minimum(np.exp(old - behavior), 2.0).mean(), 1e-5
         )
+
+
+@pytest.mark.slow
+def test_the_first_process_says_at_which_place_a_step_is_packed(tmp_path, monkeypatch):
+    """That gives the devices work, which all processes must give them in one order."""
+    events, sample, pack = [], ahead.sample_step, rl.make_minibatches
+
+    def sampled(*given, **named):
+        found = sample(*given, **named)
+        events.append("sampled")
+        return found
+
+    def packed(*given):
+        events.append("packed")
+        return pack(*given)
+
+    def from_first(make, what):
+        return events.count("packed") == 0 if what == "verdicts are in" else make()
+
+    monkeypatch.setattr(ahead, "sample_step", sampled)
+    monkeypatch.setattr(rl, "make_minibatches", packed)
+    monkeypatch.setattr("r1jax.cluster.from_first", from_first)
+    train(tmp_path, tree(steps=3))
+    # Step 0 as soon as step 1 samples, whether its verdicts are in or not; step 1 not before step 2
+    # is sampled, though they are.
+    assert events == ["sampled", "packed", "sampled", "sampled", "packed", "packed"]
 
 
 def test_whose_log_probs_a_ratio_is_against():
