@@ -35,9 +35,7 @@ KINDS = {
 }
 # Rewards are all given, so that one process has to wait for the other's.
 LATE = "--config.reward_weights={'accuracy': 1.0, 'cluster_rewards:late': 1.0}"
-# Scores and updates of the reward model go over both devices, as the samples of the next step do.
 ONE_STEP_OFF = [
-    *FSDP,
     LATE,
     "--config.rl.asynchronous=true",
     "--config.objective.correction=tis",
@@ -181,7 +179,6 @@ def of_text(two_devices, tmp_path):
     runs.env = {**runs.env, "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1"}
     return runs, [
         *flags,
-        *FSDP,
         f"--init_from={make_folder(tmp_path / 'model', dtype='bfloat16')}",
         "--config.data.train=questions.jsonl",
         "--config.data.template=r1_zero",
