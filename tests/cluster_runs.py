@@ -35,23 +35,24 @@ def start_cluster(
     own: Sequence[Sequence[str]] = (),
     folders: Sequence[pathlib.Path] = (),
 ) -> list[Process]:
-    """`own`: flags of each process. `folders`: where each of them is started."""
+    """`own`: flags of each process. `folders`: where each of them is started anew."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return [
-        runs.start(
-            workdir,
-            f"--coordinator_address=127.0.0.1:{port}",
-            f"--num_processes={processes}",
-            f"--process_id={number}",
-            f"--heartbeat_s={HEARTBEAT_S}",
-            *flags,
-            *(own[number] if own else ()),
-            folder=folders[number] if folders else None,
-        )
-        for number in range(processes)
-    ]
+    alike = (
+        f"--coordinator_address=127.0.0.1:{port}",
+        f"--num_processes={processes}",
+        f"--heartbeat_s={HEARTBEAT_S}",
+        *flags,
+    )
+    started: list[Process] = []
+    for number in range(processes):
+        these = (*alike, f"--process_id={number}", *(own[number] if own else ()))
+        if folders:
+            started.append(runs.start_anew(folders[number], workdir, *these))
+        else:
+            started.append(runs.start(workdir, *these))
+    return started
 
 
 def finish(processes: list[Process], timeout: float = 300) -> list[tuple[str, str]]:

@@ -58,12 +58,13 @@ class Runs:
     def arguments(self, workdir: pathlib.Path, *flags: str) -> list[str]:
         return ["train", f"--config={self.config}", f"--workdir={workdir}", *flags]
 
-    def start(
-        self, workdir: pathlib.Path, *flags: str, folder: pathlib.Path | None = None
-    ) -> Fork | subprocess.Popen[str]:
-        """`folder`: where a person would be."""
-        if folder is None:
-            return self.fork(*self.arguments(workdir, *flags))
+    def start(self, workdir: pathlib.Path, *flags: str) -> Fork:
+        return self.fork(*self.arguments(workdir, *flags))
+
+    def start_anew(
+        self, folder: pathlib.Path, workdir: pathlib.Path, *flags: str
+    ) -> subprocess.Popen[str]:
+        """As a person who is in a folder starts it."""
         return subprocess.Popen(
             self.command(workdir, *flags),
             env=self.env,

@@ -4,7 +4,6 @@ import copy
 import importlib.util
 import json
 import pathlib
-import sys
 
 import pytest
 from cluster_runs import (
@@ -127,8 +126,7 @@ def test_a_critic_the_best_policy_going_back_and_doing_a_step_again(two_devices,
 def do_again(runs, workdir: pathlib.Path, step: int) -> None:
     """Both processes do a step again, and say what became of it once."""
     runs, before = copy.copy(runs), sorted(workdir.iterdir())
-    command = [sys.executable, "-m", "r1jax", "train", f"--workdir={workdir}"]
-    runs.command = lambda _, *flags: [*command, *flags]
+    runs.arguments = lambda _, *flags: ["train", f"--workdir={workdir}", *flags]
     replaying = start_cluster(runs, workdir, f"--replay={step}")
     said = finish(replaying)
     assert [process.returncode for process in replaying] == [0, 0], said
