@@ -127,6 +127,7 @@ def test_logits_are_those_of_one_device(name):
     np.testing.assert_allclose(logits, wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 @every_mesh
 def test_responses_are_those_of_one_device(name):
     module, params = make_tiny()

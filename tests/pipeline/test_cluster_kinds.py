@@ -59,9 +59,8 @@ STEPS = ["--config.rl.advantage=process", "--config.grading.steps=cluster_reward
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "kind", [pytest.param(k, marks=[] if k == "refill" else pytest.mark.long) for k in KINDS]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_are_one_of_every_kind(two_devices, tmp_path, kind):
     run_pair(two_devices, tmp_path / "two", *FLAGS, *KINDS[kind])
     run_alone(two_devices, tmp_path / "one", *FLAGS, *KINDS[kind])
@@ -77,6 +76,7 @@ def one_step_off(two_devices):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_one_step_off_by_a_reward_model_that_learns(two_devices, one_step_off, tmp_path):
     run_pair(two_devices, tmp_path / "two", *FLAGS, *ONE_STEP_OFF)
     assert_same(one_step_off, tmp_path / "two")

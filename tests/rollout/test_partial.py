@@ -75,7 +75,9 @@ OTHER_WAYS = {
 }
 
 
-@pytest.mark.parametrize("sampling", [LONG, STRINGS], ids=["ids", "strings"])
+@pytest.mark.parametrize(
+    "sampling", [pytest.param(LONG, marks=pytest.mark.slow), STRINGS], ids=["ids", "strings"]
+)
 @pytest.mark.parametrize(
     "way",
     [

@@ -79,6 +79,7 @@ def test_looked_up_drafts_change_no_response(way):
     assert_counts_add_up(got)
 
 
+@pytest.mark.slow
 def test_accepted_drafts_save_steps():
     got = run(RolloutConfig(**NGRAM), sampling=dataclasses.replace(COOL, temperature=0.0))
     wanted = plain(temperature=0.0)
