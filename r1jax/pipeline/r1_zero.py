@@ -5,6 +5,7 @@
 Every phase picks up where an earlier run of the same workdir left it.
 """
 
+import contextlib
 import functools
 import pathlib
 import time
@@ -45,16 +46,23 @@ def run(
 ) -> dict[str, Any]:
     """Train, evaluate, and write the summary; returns it. `resume`: from an earlier checkpoint."""
     completions.require_format(config.logging.completions_format)
-
-    def open_workdir() -> None:
-        workdir_lib.open_workdir(workdir, config, overwrite=overwrite)
-        if resume is not None:
-            workdir_lib.go_back(workdir, PHASE, resume)
-        keep_start(config, workdir)
-
     cluster.require_alike(config_lib.flatten(config_lib.to_dict(config)), "config")
-    cluster.first_only(open_workdir, "workdir")
-    cluster.require_none(not_seen(workdir), "one file system")
+    with contextlib.ExitStack() as held:
+
+        def open_workdir() -> None:
+            held.enter_context(workdir_lib.hold(workdir))
+            workdir_lib.open_workdir(workdir, config, overwrite=overwrite)
+            if resume is not None:
+                workdir_lib.go_back(workdir, PHASE, resume)
+            keep_start(config, workdir)
+
+        cluster.first_only(open_workdir, "workdir")
+        cluster.require_none(not_seen(workdir), "one file system")
+        return run_in(workdir, config)
+
+
+def run_in(workdir: pathlib.Path, config: Config) -> dict[str, Any]:
+    """`run`, in a workdir that is open."""
     setup = make_setup(config, workdir)
     if setup.files is not None:
         names = [*(config.data.mix or [config.data.train]), "those held out"]

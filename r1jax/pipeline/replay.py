@@ -5,6 +5,7 @@ whose run stays as it is. On the same platform, with the same devices, every num
 for bit; what a clock or a cache says is not compared.
 """
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -20,6 +21,7 @@ from r1jax.monitor.records import json_lines
 from r1jax.monitor.sinks import Sinks
 from r1jax.pipeline.r1_zero import load_start
 from r1jax.training import sft
+from r1jax.training import workdir as workdir_lib
 from r1jax.training.interrupts import Interrupts
 from r1jax.training.load import BASE, load_config
 from r1jax.training.rl import train_rl
@@ -51,13 +53,16 @@ def replay(workdir: pathlib.Path, step: int) -> list[Difference]:
     if logged is None:
         raise UserError(f"--replay={step}: {workdir} has not logged this step")
     copy = workdir / FOLDER
-    cluster.first_only(lambda: make_copy(workdir, copy, step), "copy")
-    try:
+    with contextlib.ExitStack() as held:
+
+        def open_copy() -> None:
+            held.enter_context(workdir_lib.hold(workdir))
+            held.callback(shutil.rmtree, copy, ignore_errors=True)
+            make_copy(workdir, copy, step)
+
+        cluster.first_only(open_copy, "copy")
         train_copy(config, copy, step + 1)
         found = cluster.from_first(lambda: read_step(copy, step), "replayed")
-    finally:
-        if cluster.is_first():
-            shutil.rmtree(copy, ignore_errors=True)
     assert found is not None  # train_rl logs every step
     return compare(logged, found)
 

@@ -1,11 +1,14 @@
 """The folder of a run: its config, its logs, and who may write there."""
 
+import fcntl
 import json
 import os
 import pathlib
 import shutil
+import socket
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any
 
 from r1jax import config as config_lib
 from r1jax.config import Config
@@ -29,19 +32,53 @@ OURS = (
     "tensorboard",
     "stacks",
 )
+LOCK = ".lock"
+LOCK_WAIT_S = 5.0  # so long a process that was killed may take to be gone
 
 
-def open_workdir(path: pathlib.Path, config: Config, *, overwrite: bool) -> None:
-    """Make or re-enter a workdir; refuse one that belongs to another config."""
+def hold(path: pathlib.Path) -> IO[str]:
+    """Make or enter a workdir, and let nobody else write there until what this returns is closed,
+    or this process gone in whatever way: the lock is the kernel's, the file only says whose."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".writable"
-        probe.write_text("")
-        probe.unlink()
+        file = open(path / LOCK, "a+")  # noqa: SIM115 - the caller closes it
     except OSError as error:
         raise UserError(
             f"--workdir={path}: cannot be written ({error.strerror}); name a folder you may write"
         ) from error
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while not _locked(file):
+        if time.monotonic() > deadline:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            file.close()
+            raise UserError(
+                f"--workdir={path}: {owner} is at work there; wait until it has ended, or name "
+                "another workdir"
+            )
+        time.sleep(0.1)
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    return file
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        print(
+            f"{file.name}: this file system has no locks ({error.strerror}); see to it that no "
+            "other run writes there",
+            flush=True,
+        )
+    return True
+
+
+def open_workdir(path: pathlib.Path, config: Config, *, overwrite: bool) -> None:
+    """Begin or go on in a workdir that this process holds; refuse one of another config."""
     if overwrite:
         clear(path)
     saved = path / "config.json"

@@ -1,6 +1,8 @@
 """What a person can get wrong, or a machine can run out of, ends in one line and loses nothing."""
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +12,8 @@ import pytest
 from runs import assert_same_run
 
 from r1jax.cli import main
+from r1jax.errors import UserError
+from r1jax.training import workdir as workdir_lib
 
 
 def one_line(done) -> str:
@@ -64,6 +68,40 @@ def test_a_longer_run_goes_on_from_a_shorter_one(runs, whole_run, tmp_path):
 @pytest.mark.parametrize("workdir", ["/dev/null/run", "/proc/r1jax_run"])
 def test_an_unwritable_workdir_is_named(runs, workdir):
     assert f"--workdir={workdir}: cannot be written" in one_line(runs.run(workdir))
+
+
+@pytest.mark.parametrize("flags", [["--overwrite"], ["--replay=3"]])
+def test_a_workdir_where_another_process_is_at_work_is_refused(runs, whole_run, flags):
+    def files() -> dict:
+        return {p: p.stat().st_mtime_ns for p in whole_run.rglob("*") if p.name != ".lock"}
+
+    before = files()
+    if "--replay=3" in flags:  # takes no config
+        command = ["train", f"--workdir={whole_run}", *flags]
+    else:
+        command = runs.arguments(whole_run, *flags)
+    with workdir_lib.hold(whole_run):
+        message = one_line(runs.r1jax(*command))
+    assert f"--workdir={whole_run}: process {os.getpid()} on " in message
+    assert "is at work there; wait until it has ended, or name another workdir" in message
+    assert files() == before
+
+
+def test_a_workdir_is_held_by_one_and_given_back(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(workdir_lib, "LOCK_WAIT_S", 0.0)
+    with workdir_lib.hold(tmp_path) as held:
+        # What a grader starts must not go on holding it when the run is gone.
+        assert not os.get_inheritable(held.fileno())
+        with pytest.raises(UserError, match="is at work there"):
+            workdir_lib.hold(tmp_path)
+    workdir_lib.hold(tmp_path).close()
+    monkeypatch.setattr(workdir_lib.fcntl, "flock", no_locks)
+    workdir_lib.hold(tmp_path).close()
+    assert "has no locks (No locks available); see to it" in capsys.readouterr().out
+
+
+def no_locks(*_):
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
 
 def test_a_corrupt_saved_config_is_named(runs, tmp_path):

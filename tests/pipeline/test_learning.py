@@ -1,6 +1,7 @@
 """The claim itself: a model learns to reason, and a coin teaches it nothing."""
 
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -30,7 +31,9 @@ def read(workdir) -> tuple[dict, dict]:
 
 @pytest.fixture(scope="module")
 def r1_zero(tmp_path_factory) -> pathlib.Path:
-    workdir = tmp_path_factory.mktemp("r1_zero")
+    # The same command on a finished run finds it finished: CI has made one.
+    made = os.environ.get("R1JAX_TINY_RUN")
+    workdir = pathlib.Path(made) if made else tmp_path_factory.mktemp("r1_zero")
     train(workdir, "r1_zero_tiny")
     return workdir
 
