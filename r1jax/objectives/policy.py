@@ -91,6 +91,13 @@ class PolicyObjective:
         """Whether anything reads `logp_ref`: a KL with coefficient 0 costs no reference pass."""
         return self.kl != "none" and not _is_zero(self.kl_coef)
 
+    @property
+    def is_by_token(self) -> bool:
+        """Whether the loss is a sum of terms that need to know of one token only, once its
+        weight is given: it may then be computed token by token."""
+        of_tokens = self.ratio == "token" and self.correction in ("none", "tis", "icepop")
+        return of_tokens and self.off_policy_delta is None
+
 
 def _is_zero(coefficient) -> bool:
     """Whether a coefficient is the number 0; a traced one never is."""

@@ -1,13 +1,17 @@
 """Log-probabilities and entropy of chosen tokens without ever holding `[tokens, vocab]`."""
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
+
+Data = TypeVar("Data")
+Told = TypeVar("Told")
 
 
 def token_logprobs(
@@ -36,13 +40,103 @@ def token_logprobs(
     computes logits again: the largest array is `[chunk, V]`. The head's gradient is summed in
     float32 whatever the head's type. No gradient flows to the temperature.
     """
+    chosen, order = _counted_first(hidden_BTD, targets_BC, mask_BC, sources_BC, kept_BCM, chunk)
+    temperature = jnp.asarray(temperature, jnp.float32)
+    found: Any = _chunked(
+        chosen.columns, chosen.hidden, head_DV, chosen.words, temperature, chosen.chunks
+    )
+    back = jnp.argsort(order, axis=1)
+    logp, entropy = (jnp.take_along_axis(x[:, : back.shape[1]], back, axis=1) for x in found)
+    return logp, entropy
+
+
+def scored_logprobs(
+    hidden_BTD: Float[Array, "B T D"],
+    head_DV: Float[Array, "D V"],
+    targets_BC: Int[Array, "B C"],
+    score: Callable[[Array, Array, Data], tuple[Array, Told]],
+    data: Data,
+    *,
+    merge: Callable[[Told, Told], Told],
+    temperature: float | Float[Array, ""] = 1.0,
+    chunk: int = 1024,
+    mask_BC: Bool[Array, "B C"] | None = None,
+    sources_BC: Int[Array, "B C"] | None = None,
+    kept_BCM: Int[Array, "B C M"] | None = None,
+) -> tuple[Float[Array, ""], Told]:
+    """`score(*token_logprobs(...), data)` for a loss that is a sum over targets, with one pass of
+    the head less: a chunk's gradient is computed while its logits are there.
+
+    `score` is given some columns at a time, in any order, and those of `data` ([B, C] arrays), and
+    returns their part of the loss and what else it tells, from 0 up, which `merge` puts together.
+    Targets that do not count may be left out. Gradients flow to `hidden` and `head` only.
+    """
+    chosen, order = _counted_first(hidden_BTD, targets_BC, mask_BC, sources_BC, kept_BCM, chunk)
+    columns, (targets, kept) = chosen.columns, chosen.words
+    extra = ((0, 0), (0, targets.shape[1] - order.shape[1]))
+    data = jax.tree.map(lambda x: jnp.pad(jnp.take_along_axis(x, order, axis=1), extra), data)
+    hidden, head = jax.lax.stop_gradient((chosen.hidden, head_DV))
+    temperature = jnp.asarray(temperature, jnp.float32)
+
+    def read(number):
+        take = functools.partial(_take, number=number, columns=columns)
+        seen = _read(take(hidden), head, take(targets), _maybe(take, kept), temperature)
+        part, pull, told = jax.vjp(
+            lambda logp, entropy: score(logp, entropy, jax.tree.map(take, data)),
+            seen.logp,
+            seen.entropy,
+            has_aux=True,
+        )
+        return take(hidden), seen, pull(jnp.ones_like(part)), (part, told)
+
+    def one(number, carry):
+        d_hidden, d_head, loss, so_far = carry
+        rows, seen, by, (part, told) = read(number)
+        # Exponentials are made once more, not kept: on a CPU that is a tenth of the whole.
+        logits, by = jax.lax.optimization_barrier((seen.logits, by))
+        d_logits = _d_logits(seen._replace(logits=logits), by, temperature)
+        d_rows, more = _products(d_logits, rows, head)
+        d_hidden = _put(d_hidden, d_rows.astype(hidden.dtype), number, columns)
+        return d_hidden, d_head + more, loss + part, merge(so_far, told)
+
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(lambda: read(jnp.int32(0))[3])
+    )
+    start = (jnp.zeros_like(hidden), jnp.zeros(head.shape, jnp.float32), *zeros)
+    d_hidden, d_head, loss, told = jax.lax.fori_loop(0, chosen.chunks, one, start)
+    inputs, gradients = (chosen.hidden, head_DV), (d_hidden, d_head.astype(head.dtype))
+    return _with_gradient(loss, inputs, gradients), told
+
+
+@jax.custom_vjp
+def _with_gradient(value, inputs, gradients):
+    """`value`, a number, whose gradients by `inputs` are known."""
+    return value
+
+
+_with_gradient.defvjp(
+    lambda value, _, gradients: (value, gradients),
+    lambda gradients, by: (None, jax.tree.map(lambda x: by.astype(x.dtype) * x, gradients), None),
+)
+
+
+class _Chosen(NamedTuple):
+    """The targets that count before the others in each row, and what they are predicted from."""
+
+    hidden: Array  # [B, C, D], C a multiple of `columns`
+    words: tuple[Array, Array | None]  # targets [B, C], and what was kept beside them [B, C, M]
+    columns: int  # of a chunk
+    chunks: Array  # so many have any that count
+
+
+def _counted_first(hidden_BTD, targets_BC, mask_BC, sources_BC, kept_BCM, chunk):
+    """So that the loop over chunks can end early. (`_Chosen`, the order of each row.)"""
     rows, places = targets_BC.shape
     if sources_BC is None:
         own = jnp.arange(places, dtype=jnp.int32)
         sources_BC = jnp.broadcast_to(own[None], targets_BC.shape)
     if mask_BC is None:
         mask_BC = jnp.ones(targets_BC.shape, bool)
-    # Counted targets first, so that the loop over chunks can end early.
     order = jnp.argsort(~mask_BC, axis=1, stable=True)
     needed = jnp.max(jnp.sum(mask_BC, axis=1), initial=0)
     columns = min(places, max(1, chunk // rows))
@@ -54,12 +148,7 @@ def token_logprobs(
     if kept_BCM is not None:
         kept_BCM = jnp.take_along_axis(kept_BCM, order[..., None], axis=1)
         kept_BCM = jnp.pad(kept_BCM, (*extra, (0, 0)), constant_values=-1)
-    chunks = -(-needed // columns)
-    temperature = jnp.asarray(temperature, jnp.float32)
-    found: Any = _chunked(columns, hidden, head_DV, (targets, kept_BCM), temperature, chunks)
-    back = jnp.argsort(order, axis=1)
-    logp, entropy = (jnp.take_along_axis(x[:, :places], back, axis=1) for x in found)
-    return logp, entropy
+    return _Chosen(hidden, (targets, kept_BCM), columns, -(-needed // columns)), order
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -75,48 +164,28 @@ def _forward(columns, hidden, head, words, temperature, chunks):
     targets, kept = words
 
     def one(number, carry):
-        logits = _logits(columns, hidden, head, temperature, number)
-        log_sum = kept_sum = jax.nn.logsumexp(logits, axis=-1)
-        logs = logits - log_sum[..., None]
-        if kept is not None:
-            allowed = _allowed(columns, kept, logits, number)
-            kept_sum = jax.nn.logsumexp(logits, axis=-1, where=allowed)
-        # A sum over one term, not a gather: that would collect a vocabulary split over devices.
-        is_target = _is_target(columns, targets, logits, number)
-        chosen = jnp.sum(jnp.where(is_target, logits, 0), axis=-1) - kept_sum
-        # Terms of one sign, so that nothing cancels where one logit towers over the rest.
-        entropy = -jnp.sum(jnp.exp(logs) * logs, axis=-1)
-        new = (chosen, entropy, log_sum, kept_sum)
+        take = functools.partial(_take, number=number, columns=columns)
+        seen = _read(take(hidden), head, take(targets), _maybe(take, kept), temperature)
+        new = (seen.logp, seen.entropy, seen.log_sum, seen.kept_sum)
         return tuple(_put(x, y, number, columns) for x, y in zip(carry, new, strict=True))
 
     zeros = jnp.zeros(targets.shape, jnp.float32)
     logp, entropy, *sums = jax.lax.fori_loop(0, chunks, one, (zeros, zeros, zeros, zeros))
-    return (logp, entropy), (hidden, head, words, temperature, chunks, entropy, *sums)
+    return (logp, entropy), (hidden, head, words, temperature, chunks, logp, entropy, *sums)
 
 
 def _backward(columns, saved, grads):
-    """d logp / d logits = 1[target] - p over the kept;  d entropy / d logits = -p (log p + H)."""
-    hidden, head, (targets, kept), temperature, chunks, entropy, log_sum, kept_sum = saved
-    by_logp, by_entropy = grads
+    hidden, head, (targets, kept), temperature, chunks, *found = saved
 
     def one(number, carry):
         d_hidden, d_head = carry
         take = functools.partial(_take, number=number, columns=columns)
-        logits = _logits(columns, hidden, head, temperature, number)
-        logs = logits - take(log_sum)[..., None]
-        by_chosen = take(by_logp)[..., None]
-        d_logits = -jnp.exp(logs) * take(by_entropy)[..., None] * (logs + take(entropy)[..., None])
-        probs = jnp.exp(logs)
-        if kept is not None:
-            allowed = _allowed(columns, kept, logits, number)
-            probs = jnp.where(allowed, jnp.exp(logits - take(kept_sum)[..., None]), 0)
-        is_target = _is_target(columns, targets, logits, number)
-        d_logits += jnp.where(is_target, by_chosen, 0) - probs * by_chosen
-        d_logits = (d_logits / temperature).reshape(-1, d_logits.shape[-1])
-        part = _product(d_logits, head.astype(jnp.float32).T).reshape(take(hidden).shape)
-        rows = take(hidden).astype(jnp.float32).reshape(-1, hidden.shape[-1])
-        d_head = d_head + _product(rows.T, d_logits)
-        return _put(d_hidden, part, number, columns), d_head
+        logits = compute_logits(take(hidden), head) / temperature
+        is_target, allowed = _marks(logits, take(targets), _maybe(take, kept))
+        seen = _Seen(logits, is_target, allowed, *map(take, found))
+        d_logits = _d_logits(seen, tuple(map(take, grads)), temperature)
+        part, more = _products(d_logits, take(hidden), head)
+        return _put(d_hidden, part, number, columns), d_head + more
 
     start = jnp.zeros(hidden.shape, jnp.float32), jnp.zeros(head.shape, jnp.float32)
     d_hidden, d_head = jax.lax.fori_loop(0, chunks, one, start)
@@ -126,25 +195,69 @@ def _backward(columns, saved, grads):
 _chunked.defvjp(_forward, _backward)
 
 
-def _logits(columns, hidden, head, temperature, number) -> Array:
-    return compute_logits(_take(hidden, number, columns), head) / temperature
+class _Seen(NamedTuple):
+    """What there is to know of some columns while their logits are there."""
+
+    logits: Array  # [B, columns, V], as the two that follow
+    is_target: Array
+    allowed: Array | None  # what a truncated sampler kept; None = everything
+    logp: Array  # [B, columns], as all that follow
+    entropy: Array
+    log_sum: Array
+    kept_sum: Array  # over what is allowed
 
 
-def _words(logits) -> Array:
-    return jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+def _read(hidden, head, targets, kept, temperature) -> _Seen:
+    logits = compute_logits(hidden, head) / temperature
+    is_target, allowed = _marks(logits, targets, kept)
+    log_sum = kept_sum = jax.nn.logsumexp(logits, axis=-1)
+    logs = logits - log_sum[..., None]
+    if allowed is not None:
+        kept_sum = jax.nn.logsumexp(logits, axis=-1, where=allowed)
+    # A sum over one term, not a gather: that would collect a vocabulary split over devices.
+    logp = jnp.sum(jnp.where(is_target, logits, 0), axis=-1) - kept_sum
+    # Terms of one sign, so that nothing cancels where one logit towers over the rest.
+    entropy = -jnp.sum(jnp.exp(logs) * logs, axis=-1)
+    return _Seen(logits, is_target, allowed, logp, entropy, log_sum, kept_sum)
 
 
-def _is_target(columns, targets, logits, number) -> Array:
-    return _words(logits) == _take(targets, number, columns)[..., None].astype(jnp.int32)
+def _d_logits(seen: _Seen, by: tuple[Array, ...], temperature) -> Array:
+    """d logp / d logits = 1[target] - p over the kept;  d entropy / d logits = -p (log p + H)."""
+    by_logp, by_entropy = (x[..., None] for x in by)
+    logs = seen.logits - seen.log_sum[..., None]
+    probs = jnp.exp(logs)
+    d_logits = -probs * by_entropy * (logs + seen.entropy[..., None])
+    if seen.allowed is not None:
+        probs = jnp.where(seen.allowed, jnp.exp(seen.logits - seen.kept_sum[..., None]), 0)
+    d_logits += jnp.where(seen.is_target, by_logp, 0) - probs * by_logp
+    return d_logits / temperature
 
 
-def _allowed(columns, kept, logits, number) -> Array:
+def _products(d_logits, hidden, head) -> tuple[Array, Array]:
+    """(d hidden, d head) in float32."""
+    d_logits = d_logits.reshape(-1, d_logits.shape[-1])
+    rows = hidden.astype(jnp.float32).reshape(-1, hidden.shape[-1])
+    d_hidden = _product(d_logits, head.astype(jnp.float32).T).reshape(hidden.shape)
+    return d_hidden, _product(rows.T, d_logits)
+
+
+def _marks(logits, targets, kept) -> tuple[Array, Array | None]:
+    """Which words are the targets, and which were kept."""
+    words = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    is_target = words == targets[..., None].astype(jnp.int32)
+    return is_target, None if kept is None else _allowed(logits, kept.astype(jnp.int32))
+
+
+def _allowed(logits, kept) -> Array:
     """True at the words that were kept; everywhere where none were."""
-    kept = _take(kept, number, columns).astype(jnp.int32)
     row, column, _ = np.ogrid[tuple(slice(size) for size in kept.shape)]
     outside = jnp.where(kept < 0, logits.shape[-1], kept)
     none = jnp.all(kept < 0, axis=-1, keepdims=True)
     return jnp.broadcast_to(none, logits.shape).at[row, column, outside].set(True, mode="drop")
+
+
+def _maybe(function, value):
+    return None if value is None else function(value)
 
 
 def _take(x: Array, number: ArrayLike, columns: int) -> Array:

@@ -1,8 +1,9 @@
 """The update: pure functions from (state, packed micro-batches) to (state, statistics)."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from r1jax.objectives.policy import (
     policy_loss,
     token_weights,
 )
-from r1jax.ops.logprobs import token_logprobs
+from r1jax.ops.logprobs import scored_logprobs, token_logprobs
 from r1jax.training.auxiliary import Shares, auxiliary_loss, batch_shares
 from r1jax.types import PackedBatch, Params, Stats, TrainState
 
@@ -122,27 +123,37 @@ def make_update(
 class Forward(NamedTuple):
     logp: Array  # of every target that counts
     entropy: Array
-    hidden: Array  # what the head read
-    routing: dict[str, Routing]
 
 
 def forward(module: Transformer, params: Params, micro: PackedBatch, temperature: float) -> Forward:
     """What the model makes of a packed micro-batch."""
+    hidden, _ = hidden_and_routing(module, params, micro)
+    head = whole_head(module, params)
+    return Forward(
+        *token_logprobs(hidden, head, micro.targets, **_head_options(micro, temperature))
+    )
+
+
+def hidden_and_routing(
+    module: Transformer, params: Params, micro: PackedBatch
+) -> tuple[Array, dict[str, Routing]]:
     inputs = (micro.tokens, micro.positions, micro.segment_ids, micro.prefix_ids)
     found = module.apply({"params": params}, *inputs, method="hidden_and_routing")
-    hidden, routing = cast(tuple[Array, dict[str, Routing]], found)
-    # Collected over `fsdp` once, not at every chunk.
-    head = constrain(head_kernel(module.config, params), None, "vocab")
-    logp, entropy = token_logprobs(
-        hidden,
-        head,
-        micro.targets,
-        temperature=temperature,
-        mask_BC=micro.mask,
-        sources_BC=micro.sources,
-        kept_BCM=micro.kept,
-    )
-    return Forward(logp, entropy, hidden, routing)
+    return cast(tuple[Array, dict[str, Routing]], found)
+
+
+def whole_head(module: Transformer, params: Params) -> Array:
+    """Collected over `fsdp` once, not at every chunk."""
+    return constrain(head_kernel(module.config, params), None, "vocab")
+
+
+def _head_options(micro: PackedBatch, temperature: float) -> dict[str, Any]:
+    return {
+        "temperature": temperature,
+        "mask_BC": micro.mask,
+        "sources_BC": micro.sources,
+        "kept_BCM": micro.kept,
+    }
 
 
 def make_policy_loss(
@@ -159,48 +170,69 @@ def make_policy_loss(
     `on_policy`: this update is the only one of its rollout, so the ratio is 1 by definition.
     """
 
-    def score(found: Forward, micro: PackedBatch, weights: Array) -> tuple[Array, Stats]:
-        logp = found.logp
-        old = micro.logp_behavior if micro.logp_old is None else micro.logp_old
+    def score(logp: Array, entropy: Array, seen: Predicted) -> tuple[Array, Stats]:
+        of, weights = seen
+        old = of.logp_behavior if of.logp_old is None else of.logp_old
         loss, stats = policy_loss(
             objective,
             logp=logp,
             logp_old=None if on_policy else old,
-            advantages=micro.advantages,
-            mask=micro.mask,
-            segment_ids=micro.sequence_ids,
-            logp_ref=micro.logp_ref if objective.needs_reference else None,
-            logp_behavior=micro.logp_behavior,
-            entropy=found.entropy,
+            advantages=of.advantages,
+            mask=of.mask,
+            segment_ids=of.sequence_ids,
+            logp_ref=of.logp_ref if objective.needs_reference else None,
+            logp_behavior=of.logp_behavior,
+            entropy=entropy,
             weights=weights,
         )
-        gap = jnp.where(micro.mask, jnp.abs(logp - micro.logp_behavior), 0)
+        gap = jnp.where(of.mask, jnp.abs(logp - of.logp_behavior), 0)
         return loss, {**stats, "logp_gap_sum": jnp.sum(gap), "logp_gap_max": jnp.max(gap)}
 
-    return _make_loss(module, score, temperature, auxiliary, teaches_model=False)
+    by_token = objective.is_by_token
+    return _make_loss(module, score, temperature, auxiliary, by_token=by_token, teaches_model=False)
+
+
+# What `score` is told of predictions, [B, C] arrays: fields of the batch, the others None, and
+# each one's weight in the loss.
+Predicted = tuple[PackedBatch, Array]
+
+
+def _by_prediction(micro: PackedBatch, weights: Array) -> Predicted:
+    of_places = {"tokens", "positions", "segment_ids", "prefix_ids"}
+    of_head = {"sources", "targets", "kept"}
+    return dataclasses.replace(micro, **dict.fromkeys(of_places | of_head)), weights
 
 
 def _make_loss(
     module: Transformer,
-    score: Callable[[Forward, PackedBatch, Array], tuple[Array, Stats]],
+    score: Callable[[Array, Array, Predicted], tuple[Array, Stats]],
     temperature: float,
     auxiliary: AuxiliaryConfig,
     *,
+    by_token: bool,
     teaches_model: bool,
 ) -> LossFn:
-    """The loss that `score` finds in what the model makes of a micro-batch, and `auxiliary`'s."""
+    """The loss that `score` finds in what the model makes of a micro-batch, and `auxiliary`'s.
+
+    `by_token`: it is a sum over tokens, each of which needs to know of itself only.
+    """
 
     def loss_fn(params: Params, micro: PackedBatch, weights: Weights) -> tuple[Array, Told]:
-        found = forward(module, params, micro, temperature)
-        loss, stats = score(found, micro, weights.tokens)
+        hidden, routing = hidden_and_routing(module, params, micro)
+        inputs = hidden, whole_head(module, params), micro.targets
+        data, options = _by_prediction(micro, weights.tokens), _head_options(micro, temperature)
+        if by_token:
+            loss, stats = scored_logprobs(*inputs, score, data, merge=add_stats, **options)
+        else:
+            loss, stats = score(*token_logprobs(*inputs, **options), data)
         more_loss, more_stats, routing = auxiliary_loss(
             auxiliary,
             module,
             params,
             micro,
             weights.shares,
-            hidden=found.hidden,
-            routing=found.routing,
+            hidden=hidden,
+            routing=routing,
             teaches_model=teaches_model,
         )
         told = Told({**stats, **more_stats}, routing)
@@ -223,14 +255,15 @@ def make_policy_weights(objective: PolicyObjective) -> WeighFn:
 def make_supervised_loss(module: Transformer, auxiliary: AuxiliaryConfig = _NO_AUXILIARY) -> LossFn:
     """Negative log-likelihood, the mean over the batch's counted tokens."""
 
-    def score(found: Forward, micro: PackedBatch, weights: Array) -> tuple[Array, Stats]:
+    def score(logp: Array, entropy: Array, seen: Predicted) -> tuple[Array, Stats]:
+        of, weights = seen
         stats = {
-            "entropy_sum": jnp.sum(jnp.where(micro.mask, found.entropy, 0)),
-            "tokens": jnp.sum(micro.mask).astype(jnp.float32),
+            "entropy_sum": jnp.sum(jnp.where(of.mask, entropy, 0)),
+            "tokens": jnp.sum(of.mask).astype(jnp.float32),
         }
-        return -jnp.sum(jnp.where(micro.mask, found.logp * weights, 0)), stats
+        return -jnp.sum(jnp.where(of.mask, logp * weights, 0)), stats
 
-    return _make_loss(module, score, 1.0, auxiliary, teaches_model=True)
+    return _make_loss(module, score, 1.0, auxiliary, by_token=True, teaches_model=True)
 
 
 def supervised_weights(batch: PackedBatch) -> Array:

@@ -310,3 +310,50 @@ def test_a_kl_in_the_reward_is_not_in_the_loss():
     assert stats["kl_sum"] > 0
     with pytest.raises(ValueError, match="kl_in_reward needs kl='k1'"):
         PolicyObjective(kl_in_reward=True)
+
+
+BY_TOKEN = [
+    {},
+    {"surrogate": "cispo", "aggregation": "prompt_mean"},
+    {"kl": "k3_unbiased", "kl_coef": 0.1, "entropy_coef": 0.1},
+    {"correction": "tis", "correction_high": 2.0},
+    {"correction": "icepop", "correction_low": 0.5, "correction_high": 2.0},
+]
+BY_SEQUENCE = [
+    {"ratio": "sequence"},
+    {"ratio": "sequence_token"},
+    {"correction": "sequence_mask", "correction_low": 0.5, "correction_high": 2.0},
+    {"correction": "sequence_product_tis", "correction_high": 2.0},
+    {"correction": "sequence_product_mask", "correction_high": 2.0},
+    {"off_policy_delta": 0.1},
+]
+
+
+@pytest.mark.parametrize("fields", [*BY_TOKEN, *BY_SEQUENCE])
+def test_by_token_a_gradient_does_not_know_of_other_tokens(fields):
+    """Log-probs of the sequence's last token, new and old, move as far as they may."""
+    rng = np.random.default_rng(7)
+    logp, old, ref, behavior = (jnp.asarray(x) for x in rng.normal(-2, 0.05, (4, 1, 6)))
+    objective = PolicyObjective(**fields)
+    weights = jnp.full((1, 6), 1 / 6)
+
+    def by_first(move):
+        def loss(logp):
+            return policy_loss(
+                objective,
+                logp=logp + move,
+                logp_old=old - move,
+                advantages=-jnp.ones(1),
+                mask=jnp.ones((1, 6), bool),
+                logp_ref=ref,
+                logp_behavior=behavior,
+                entropy=jnp.exp(logp),
+                weights=weights,
+            )[0]
+
+        return np.asarray(jax.grad(loss)(logp)[0, 0])
+
+    moves = [jnp.zeros((1, 6)).at[0, -1].set(size) for size in (0.0, 0.1, -0.1, 9.0, -9.0)]
+    found = {float(by_first(move)) for move in moves}
+    assert objective.is_by_token == (fields in BY_TOKEN)
+    assert (len(found) == 1) == objective.is_by_token

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import full_compiles, largest_buffer, log_softmax
 
-from r1jax.ops.logprobs import compute_logits, token_logprobs
+from r1jax.ops.logprobs import compute_logits, scored_logprobs, token_logprobs
 
 ROWS, LENGTH, WIDTH, VOCABULARY = 3, 7, 5, 11
 
@@ -31,6 +31,25 @@ def dense(hidden, head, targets, temperature=1.0):
     logp_by_logits = (np.eye(VOCABULARY)[np.asarray(targets)] - probs) / temperature
     entropy_by_logits = -probs * (logs + entropy[..., None]) / temperature
     return chosen, entropy, logp_by_logits, entropy_by_logits
+
+
+def after(hidden, head, targets, score, data, **options):
+    """The loss by log-probs first; what `scored_logprobs` does chunk by chunk."""
+    logp, entropy = token_logprobs(hidden, head, targets, **options)
+    return score(logp, entropy, data)
+
+
+def along(hidden, head, targets, score, data, **options):
+    merge = functools.partial(jax.tree.map, jnp.add)
+    return scored_logprobs(hidden, head, targets, score, data, merge=merge, **options)
+
+
+def weigh(logp, entropy, data):
+    by_logp, by_entropy = data
+    return jnp.sum(by_logp * logp + by_entropy * entropy), ()
+
+
+both_ways = pytest.mark.parametrize("way", [after, along])
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
@@ -56,6 +75,71 @@ def test_values_and_gradients_equal_dense_float64(chunk, temperature):
     )
 
 
+def curved(logp, entropy, data):
+    """A loss whose gradient depends on the log-probs, of the targets that count."""
+    mask, old, weight = data
+    ratio = jnp.exp(logp - old)
+    term = weight * (jnp.minimum(ratio, 1.1) - 0.3 * logp * entropy)
+    told = {"counted": jnp.sum(mask).astype(jnp.float32), "logp": jnp.sum(jnp.where(mask, logp, 0))}
+    return jnp.sum(jnp.where(mask, term, 0)), told
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("chunk", [1, 4, 1000])
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_loss_scored_chunk_by_chunk_is_that_of_all_log_probs(chunk, temperature, kept):
+    """With targets that do not count, places of their own, sampler's sets, and a later factor."""
+    hidden, head, targets = make_inputs()
+    rng = np.random.default_rng(5)
+    mask = jnp.asarray(rng.random(targets.shape) < 0.6)
+    old, weight = jnp.asarray(rng.normal(size=(2, *targets.shape)), jnp.float32) - 2
+    options = {
+        "temperature": jnp.float32(temperature),
+        "chunk": chunk,
+        "mask_BC": mask,
+        "sources_BC": jnp.asarray(rng.integers(0, LENGTH, targets.shape)),
+        "kept_BCM": jnp.asarray(kept_sets(rng, targets, room=5)) if kept else None,
+    }
+
+    def run(way):
+        @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
+        def total(hidden, head):
+            loss, told = way(hidden, 0.3 * head, targets, curved, (mask, old, weight), **options)
+            return 3 * loss + jnp.sum(head), told  # the gradient is multiplied and added to
+
+        return jax.jit(total)(hidden, head)
+
+    for x, y in zip(*(jax.tree.leaves(run(way)) for way in (along, after)), strict=True):
+        np.testing.assert_allclose(x, y, rtol=2e-6, atol=2e-5)
+
+
+def test_a_score_of_nothing_is_nothing():
+    hidden, head, targets = make_inputs()
+    none = jnp.zeros(targets.shape, bool)
+    data = (none, *jnp.ones((2, *targets.shape)))
+
+    @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
+    def total(hidden, head):
+        return along(hidden, head, targets, curved, data, mask_BC=none)
+
+    found = jax.tree.leaves(total(hidden, jnp.full_like(head, jnp.nan)))
+    assert not any(np.any(leaf) for leaf in found)
+
+
+def test_scored_along_the_way_the_head_is_multiplied_three_times_and_not_four():
+    hidden, head, targets = make_inputs()
+    ones = jnp.ones((2, *targets.shape))
+
+    def products(way):
+        def total(hidden, head):
+            return way(hidden, head, targets, weigh, tuple(ones), chunk=6)[0]
+
+        text = jax.jit(jax.value_and_grad(total, argnums=(0, 1))).lower(hidden, head).as_text()
+        return text.count("dot_general")
+
+    assert (products(after), products(along)) == (4, 3)
+
+
 def test_a_traced_temperature_is_the_same():
     inputs = make_inputs()
     traced = jax.jit(lambda t: token_logprobs(*inputs, temperature=t))(jnp.float32(0.6))
@@ -78,7 +162,8 @@ def test_logits_far_apart_stay_finite():
     np.testing.assert_allclose(entropy, wanted[1], atol=1e-3)
 
 
-def test_no_array_of_tokens_by_vocabulary_is_ever_made():
+@both_ways
+def test_no_array_of_tokens_by_vocabulary_is_ever_made(way):
     """Forward and backward hold one chunk of logits; dense logits would be 8 times as large."""
     length, width, vocabulary, chunk = 512, 8, 1000, 64
     shapes = [((1, length, width), "float32"), ((width, vocabulary), "float32")]
@@ -86,8 +171,8 @@ def test_no_array_of_tokens_by_vocabulary_is_ever_made():
     targets = jax.ShapeDtypeStruct((1, length), "int32")
 
     def total(hidden, head, targets):
-        logp, entropy = token_logprobs(hidden, head, targets, chunk=chunk)
-        return jnp.sum(logp + entropy)
+        ones = jnp.ones(targets.shape)
+        return way(hidden, head, targets, weigh, (ones, ones), chunk=chunk)[0]
 
     lowered = jax.jit(jax.grad(total, argnums=(0, 1))).lower(hidden, head, targets)
     with full_compiles():
@@ -138,7 +223,8 @@ def test_work_follows_the_counted_targets_and_nothing_recompiles():
     assert logprobs._cache_size() == 1
 
 
-def test_the_gradient_of_a_bfloat16_head_is_summed_in_float32():
+@both_ways
+def test_the_gradient_of_a_bfloat16_head_is_summed_in_float32(way):
     """2,048 equal targets: a bfloat16 sum stops growing after a few hundred."""
     hidden = jnp.ones((1, 2048, 2), jnp.bfloat16)
     head = jnp.zeros((2, 4), jnp.bfloat16)
@@ -147,13 +233,15 @@ def test_the_gradient_of_a_bfloat16_head_is_summed_in_float32():
     @jax.jit
     @jax.grad
     def by_head(head):
-        return jnp.sum(token_logprobs(hidden, head, targets, chunk=1)[0])
+        data = jnp.ones(targets.shape), jnp.zeros(targets.shape)
+        return way(hidden, head, targets, weigh, data, chunk=1)[0]
 
     np.testing.assert_array_equal(np.float32(by_head(head)[0]), [1536, -512, -512, -512])
 
 
+@both_ways
 @pytest.mark.parametrize("truncated", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_a_vocabulary_split_over_devices_changes_nothing_and_is_never_collected(truncated):
+def test_a_vocabulary_split_over_devices_changes_nothing_and_is_never_collected(truncated, way):
     length, width, vocabulary, chunk = 64, 8, 512, 16
     rng = np.random.default_rng(3)
     hidden = jnp.asarray(rng.normal(size=(2, length, width)), jnp.float32)
@@ -164,8 +252,8 @@ def test_a_vocabulary_split_over_devices_changes_nothing_and_is_never_collected(
 
     @functools.partial(jax.value_and_grad, argnums=(0, 1))
     def total(hidden, head):
-        logp, entropy = token_logprobs(hidden, head, targets, chunk=chunk, kept_BCM=kept)
-        return jnp.sum(jnp.sin(logp) + entropy)
+        data = (jnp.ones(targets.shape, bool), *jnp.ones((2, *targets.shape)))
+        return way(hidden, head, targets, curved, data, chunk=chunk, kept_BCM=kept)[0]
 
     wanted = jax.jit(total)(hidden, head)
     mesh = jax.make_mesh((4,), ("tensor",), axis_types=(jax.sharding.AxisType.Auto,))

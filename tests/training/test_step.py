@@ -334,6 +334,30 @@ def flops_of(function, *args):
     return jax.jit(function).lower(*args).compile().cost_analysis()["flops"]
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kl": "k3", "kl_coef": 0.1, "entropy_coef": 0.1, "clip_high": 0.28},
+        pytest.param({"correction": "tis", "correction_high": 1.1}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_loss_by_tokens_is_the_same_when_all_log_probs_are_there(monkeypatch, fields):
+    """Which is how a loss by sequences is computed."""
+    objective, batch = PolicyObjective(**fields), make_batch()
+    found = []
+    for by_token in (True, False):
+        monkeypatch.setattr(PolicyObjective, "is_by_token", by_token)
+        loss = step.make_policy_loss(tiny()[0], objective, temperature=0.8, on_policy=False)
+        optimizer, weigh = optax.sgd(1.0), step.make_policy_weights(objective)
+        found.append(run((optimizer, step.make_update(loss, weigh, optimizer)), batch))
+    (grads, stats), (wanted_grads, wanted) = found
+    difference = optax.tree.norm(optax.tree.sub(grads, wanted_grads))
+    assert difference < 1e-6 * optax.tree.norm(wanted_grads)
+    assert stats.keys() == wanted.keys()
+    for name, value in wanted.items():
+        np.testing.assert_allclose(stats[name], value, rtol=2e-6, atol=2e-7, err_msg=name)
+
+
 def test_on_policy_is_one_forward_and_one_backward_pass():
     """One program, of three times the forward pass's products: a second pass would be a third more.
 
