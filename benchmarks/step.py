@@ -21,7 +21,7 @@ from r1jax.types import PromptBatch
 def main(_: Any) -> None:
     if common.PEERS.value:
         common.run_with_peers(
-            __file__, ["rollout_s", "update_s", "step_s", "step_tok_s", "peak_gb"]
+            __file__, ["rollout_tok_s", "update_s", "step_s", "step_tok_s", "peak_gb"]
         )
         return
     workload = WORKLOADS[common.WORKLOAD.value]

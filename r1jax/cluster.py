@@ -242,7 +242,10 @@ def joined(
         said = in_one_line(error)
         if said is None:
             if is_of_peers(error):
-                time.sleep(heartbeat_s + 10)  # jax ends this process once it knows who is gone
+                # jax ends this process once it knows who is gone, and `last_words` says so.
+                wait_s, first = heartbeat_s + 10, str(error).partition("\n")[0][:200]
+                print(f"r1jax train: {first}; waiting {wait_s} s to hear who is gone", flush=True)
+                time.sleep(wait_s)
             traceback.print_exc()
             said = f"{type(error).__name__}: {error}", 1
         end_at_once(f"r1jax train: {said[0]}", said[1])

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import os
 import pathlib
 import re
 from collections.abc import Iterator
@@ -81,6 +82,13 @@ def full_compiles() -> Iterator[None]:
         yield
     finally:
         jax.config.update("jax_disable_most_optimizations", True)
+
+
+def compile_fully(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    """With `full_compiles`, and on a CPU with the emitters that users have (see conftest.py)."""
+    flag = "xla_cpu_use_fusion_emitters"
+    with full_compiles():
+        return lowered.compile({flag: True} if flag in os.environ.get("XLA_FLAGS", "") else None)
 
 
 @contextlib.contextmanager

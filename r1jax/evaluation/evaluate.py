@@ -44,4 +44,4 @@ def sample_graded(
         decode_text=setup.decode_text,
     )
     judged = submit_finished(setup, in_flight, 0)
-    return collect(in_flight.rollouts, setup.grader, judged)
+    return collect(in_flight.rollouts, setup.grader, judged, with_steps=False)

@@ -143,16 +143,17 @@ class Grader:
         return pending
 
     def finish(
-        self, samples: Sequence[Sample], *, group: int = 1
+        self, samples: Sequence[Sample], *, group: int = 1, with_steps: bool = True
     ) -> tuple[list[Sample], list[Grade]]:
         """Grades of samples that were collected, `group` of each prompt side by side.
 
-        The samples come back with what custom functions said of them, for `count`.
+        The samples come back with what custom functions said of them, for `count`. Without
+        `with_steps` nobody is asked what a sample's steps are worth.
         """
         for name in self.reward.parts:
             if parts.is_custom(name):
                 samples = self._call_custom(name, samples, group)
-        if self.reward.steps:  # last, so that it may see the others' verdicts
+        if with_steps and self.reward.steps:  # last, so that it may see the others' verdicts
             samples = self._call_custom(self.reward.steps, samples, group)
         self.require_some_verdicts(samples)
         grades: list[Grade] = []

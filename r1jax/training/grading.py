@@ -73,7 +73,11 @@ def make_samples(
 
 
 def collect(
-    rollouts: Rollouts, grader: Grader, pieces: Sequence[tuple[Sequence[int], Pending]]
+    rollouts: Rollouts,
+    grader: Grader,
+    pieces: Sequence[tuple[Sequence[int], Pending]],
+    *,
+    with_steps: bool = True,
 ) -> Graded:
     """Wait for the verdicts of all rows, which were submitted in one or more pieces.
 
@@ -84,7 +88,9 @@ def collect(
     for rows, pending in pieces:
         by_row |= zip(rows, pending.collect(), strict=True)
     rows = own_rows(rollouts, range(len(rollouts.lengths)))
-    samples, own = grader.finish([by_row[row] for row in rows], group=rollouts.samples_per_prompt)
+    samples, own = grader.finish(
+        [by_row[row] for row in rows], group=rollouts.samples_per_prompt, with_steps=with_steps
+    )
     texts = [""] * len(rollouts.lengths)
     for row, sample in zip(rows, samples, strict=True):
         texts[row] = sample.text

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import TINY, full_compiles, make_tiny
+from helpers import TINY, compile_fully, make_tiny
 
 from r1jax.models.config import MlaConfig, MoeConfig
 from r1jax.models.flops import Work, attended_by, attended_up_to, forward_flops, layer_weights
@@ -54,7 +54,6 @@ def test_as_xla_counts_them():
     tokens_BT = jnp.zeros((1, 48), jnp.int32)
     where = {"positions": jnp.arange(48)[None], "segment_ids": jnp.ones_like(tokens_BT)}
     forward = jax.jit(lambda params, tokens: module.apply({"params": params}, tokens, **where))
-    with full_compiles():
-        counted = forward.lower(params, tokens_BT).compile().cost_analysis()["flops"]
+    counted = compile_fully(forward.lower(params, tokens_BT)).cost_analysis()["flops"]
     ours = forward_flops(module.config, Work(48, 48**2, 48))
     assert ours < counted < 1.03 * ours

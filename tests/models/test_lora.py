@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import TINY, full_compiles, make_tiny, random_batch
+from helpers import TINY, compile_fully, make_tiny, random_batch
 
 from r1jax import mesh as mesh_lib
 from r1jax import models, rollout
@@ -163,8 +163,7 @@ def test_no_second_copy_of_the_model_is_held(remat):
         optimizer=optimizer,
     )
     lowered = jax.jit(step, donate_argnums=0).lower(state, params, *small_batch())
-    with full_compiles():
-        compiled = lowered.compile()
+    compiled = compile_fully(lowered)
     layers = sum(leaf.size * 4 for leaf in jax.tree.leaves(params["layers"]))
     assert compiled.memory_analysis().temp_size_in_bytes < layers / 2
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import full_compiles
+from helpers import compile_fully
 
 from r1jax.objectives import (
     controllers,
@@ -182,8 +182,7 @@ def test_distillation_forms_no_logits_of_all_tokens():
     mask = jax.ShapeDtypeStruct((4, 512), bool)
     gradient = jax.grad(lambda x, m: distillation.distillation_loss(**x, mask=m, chunk=128))
     lowered = jax.jit(gradient).lower(arrays, mask)
-    with full_compiles():
-        memory = lowered.compile().memory_analysis()
+    memory = compile_fully(lowered).memory_analysis()
     assert memory.temp_size_in_bytes < 4 * 512 * 1000 * 4
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import full_compiles, largest_buffer, log_softmax
+from helpers import compile_fully, largest_buffer, log_softmax
 
 from r1jax.ops.logprobs import compute_logits, scored_logprobs, token_logprobs
 
@@ -175,8 +175,7 @@ def test_no_array_of_tokens_by_vocabulary_is_ever_made(way):
         return way(hidden, head, targets, weigh, (ones, ones), chunk=chunk)[0]
 
     lowered = jax.jit(jax.grad(total, argnums=(0, 1))).lower(hidden, head, targets)
-    with full_compiles():
-        compiled = lowered.compile()
+    compiled = compile_fully(lowered)
     assert largest_buffer(compiled.as_text()) == chunk * vocabulary
     logits_bytes = 4 * length * vocabulary
     assert compiled.memory_analysis().temp_size_in_bytes < logits_bytes
@@ -259,8 +258,7 @@ def test_a_vocabulary_split_over_devices_changes_nothing_and_is_never_collected(
     mesh = jax.make_mesh((4,), ("tensor",), axis_types=(jax.sharding.AxisType.Auto,))
     split = jax.sharding.NamedSharding(mesh, jax.P(None, "tensor"))
     lowered = jax.jit(total).lower(hidden, jax.device_put(head, split))
-    with full_compiles():
-        compiled = lowered.compile()
+    compiled = compile_fully(lowered)
     assert largest_buffer(compiled.as_text()) <= chunk * vocabulary // 4
     found = compiled(hidden, jax.device_put(head, split))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=2e-5), found, wanted)

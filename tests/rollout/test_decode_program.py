@@ -6,7 +6,7 @@ import re
 import jax
 import numpy as np
 import pytest
-from helpers import TINY, full_compiles, make_tiny
+from helpers import TINY, compile_fully, make_tiny
 
 from r1jax.ops.kv_cache import count_bytes
 from r1jax.ops.sampling import SamplingArrays, SamplingParams
@@ -18,12 +18,6 @@ ROWS = PROMPTS * SAMPLES
 VARIANT = decode.Variant(turned_keys=True)
 KEYS = (ROWS, TINY.kv_heads, TINY.head_dim, ROOM)
 VALUES = (ROWS, TINY.kv_heads, ROOM, TINY.head_dim)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _full_compiles():
-    with full_compiles():
-        yield
 
 
 def shaped(*shape, dtype="int32"):
@@ -47,7 +41,7 @@ def program(request):
         ),
         decode.empty_outputs.eval_shape(ROWS, ROOM),
     )
-    compiled = decode.decode.lower(
+    lowered = decode.decode.lower(
         config,
         params,
         loop,
@@ -57,8 +51,8 @@ def program(request):
         more=shaped(dtype="bool"),
         chunk=shaped(),
         variant=VARIANT,
-    ).compile()
-    return compiled, loop
+    )
+    return compile_fully(lowered), loop
 
 
 def test_the_whole_state_is_donated(program):
@@ -113,5 +107,5 @@ def lower_reading(samples):
 
 
 def test_a_prompt_is_read_once_for_all_its_samples():
-    flops = [lower_reading(samples).compile().cost_analysis()["flops"] for samples in (1, 16)]
+    flops = [compile_fully(lower_reading(samples)).cost_analysis()["flops"] for samples in (1, 16)]
     np.testing.assert_allclose(flops[1], flops[0], rtol=0.02)

@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from helpers import counted_compiles, full_compiles, log_softmax, make_tiny
+from helpers import compile_fully, counted_compiles, log_softmax, make_tiny
 from test_generate import MANY_PROMPTS, SAMPLING, apply, tiny
 from test_speculative import DEEPSEEK
 
@@ -179,27 +179,27 @@ def test_decoding_makes_no_floats_of_a_whole_cache():
     floats, so there the layer that is being read is made into floats, one at a time."""
     module, params = make_tiny(layers=3)
     rows, room = 16, 512
-    with full_compiles():
-        loop = decode.empty_loop.eval_shape(
-            decode.empty_slots.eval_shape(
-                module.config, rows, rows, 16, room, variant=decode.Variant(int8_cache=True)
-            ),
-            decode.empty_outputs.eval_shape(rows, room),
-        )
-        scalar = functools.partial(jax.ShapeDtypeStruct, ())
-        compiled = decode.decode.lower(
-            module.config,
-            jax.eval_shape(functools.partial(prepare_params, module.config, int8=True), params),
-            loop,
-            decode.empty_bank.eval_shape(
-                module.config, 4, 4, 16, variant=decode.Variant(int8_cache=True)
-            ),
-            SamplingArrays.of(SamplingParams(), module.config.vocab_size),
-            units=scalar("int32"),
-            more=scalar("bool"),
-            chunk=scalar("int32"),
-            variant=decode.Variant(int8_cache=True),
-        ).compile()
+    loop = decode.empty_loop.eval_shape(
+        decode.empty_slots.eval_shape(
+            module.config, rows, rows, 16, room, variant=decode.Variant(int8_cache=True)
+        ),
+        decode.empty_outputs.eval_shape(rows, room),
+    )
+    scalar = functools.partial(jax.ShapeDtypeStruct, ())
+    lowered = decode.decode.lower(
+        module.config,
+        jax.eval_shape(functools.partial(prepare_params, module.config, int8=True), params),
+        loop,
+        decode.empty_bank.eval_shape(
+            module.config, 4, 4, 16, variant=decode.Variant(int8_cache=True)
+        ),
+        SamplingArrays.of(SamplingParams(), module.config.vocab_size),
+        units=scalar("int32"),
+        more=scalar("bool"),
+        chunk=scalar("int32"),
+        variant=decode.Variant(int8_cache=True),
+    )
+    compiled = compile_fully(lowered)
     state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(loop))
     memory = compiled.memory_analysis()
     assert memory.alias_size_in_bytes == state

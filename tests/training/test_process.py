@@ -53,7 +53,7 @@ def _own(tmp_path, monkeypatch):
     sys.modules.pop("own_steps", None)
 
 
-def graded_by(config, texts):
+def graded_by(config, texts, **options):
     rows = [[*TOKENIZER.encode(text), TOKENIZER.eos_token_id] for text in texts]
     tokens = np.zeros((len(rows), config.sampling.max_tokens), np.int32)
     for row, ids in enumerate(rows):
@@ -70,9 +70,8 @@ def graded_by(config, texts):
     how = {"tokenizer": TOKENIZER, "opened_by_prompt": False, "run_key": (0, 0)}
     with make_grader(config) as grader:
         everyone = range(len(rows))
-        return collect(
-            rollouts, grader, [(everyone, submit_rows(rollouts, everyone, grader=grader, **how))]
-        )
+        pending = submit_rows(rollouts, everyone, grader=grader, **how)
+        return collect(rollouts, grader, [(everyone, pending)], **options)
 
 
 def decode(tokens):
@@ -93,6 +92,12 @@ def reference(steps_R, width):
                     if end >= place
                 )
     return found
+
+
+def test_an_evaluation_asks_nobody_what_steps_are_worth():
+    graded = graded_by(from_config_dict(CONFIG), TEXTS, with_steps=False)
+    assert graded.valid.all()
+    assert not any(graded.steps)
 
 
 def test_every_token_gets_the_steps_that_end_at_it_or_later():
