@@ -81,6 +81,11 @@ class Checkpoints:
                 keep_period=milestone or None,
                 create=not read_only,
                 read_only=read_only,
+                # Two managers may be writing the same step at a time, each from a thread: without
+                # names of their own the processes' barriers for one would be taken for the other's.
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    barrier_sync_key_prefix=directory.name
+                ),
             ),
         )
 
