@@ -108,7 +108,6 @@ def test_killed_with_samples_that_wait_for_verdicts_the_pair_goes_on(
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_a_critic_the_best_policy_going_back_and_doing_a_step_again(two_devices, tmp_path):
     workdir = tmp_path / "two"
     run_pair(two_devices, workdir, *FLAGS, *PPO)
