@@ -8,25 +8,33 @@ no thread of jax's. What all forks have in common, and processes begun anew do n
 hashes, of generators that nobody seeds), is why a test of two runs takes one of each.
 """
 
+import fcntl
 import gc
 import importlib
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Mapping
 from typing import IO
 
 
+_PIPE_BYTES = 1 << 20  # what a process may say on stderr before somebody reads it
+_LAST_WORDS_S = 10.0  # so long after a process its own may still speak for it
+
+
 class Fork:
     """A process that was forked for a command; what tests use of `subprocess.Popen`."""
 
-    def __init__(self, told: socket.socket, out: IO[bytes], err: IO[bytes]) -> None:
+    def __init__(self, told: socket.socket, out: IO[bytes], err: int) -> None:
+        """`err`: where what it says on stderr is read, a pipe."""
         self._told, self._out, self._err = told, out, err
         self.returncode: int | None = None
         self.pid = self._hear()
@@ -66,13 +74,25 @@ class Fork:
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         self.wait(timeout)
-        with self._out, self._err:
-            return _all_of(self._out), _all_of(self._err)
+        with self._out:
+            return _all_of(self._out), _until_end(self._err)
 
 
 def _all_of(file: IO[bytes]) -> str:
     """Without moving the place where the process writes."""
     return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode()
+
+
+def _until_end(pipe: int) -> str:
+    """Closed by all who write: `r1jax.last_words` ends after the process that it speaks for."""
+    said, deadline = b"", time.monotonic() + _LAST_WORDS_S
+    while select.select([pipe], [], [], max(deadline - time.monotonic(), 0))[0]:
+        part = os.read(pipe, 1 << 16)
+        if not part:
+            break
+        said += part
+    os.close(pipe)
+    return said.decode()
 
 
 class ForkServer:
@@ -86,11 +106,14 @@ class ForkServer:
             )
 
     def start(self, arguments: list[str]) -> Fork:
-        out, err = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115  # Fork closes them
+        out = tempfile.TemporaryFile()  # noqa: SIM115  # Fork closes it
+        err, says = os.pipe()
+        fcntl.fcntl(says, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         told, tells = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with tells:
-            files = [out.fileno(), err.fileno(), tells.fileno()]
+            files = [out.fileno(), says, tells.fileno()]
             socket.send_fds(self._requests, [json.dumps(arguments).encode()], files)
+        os.close(says)
         return Fork(told, out, err)
 
     def close(self) -> None:
