@@ -25,7 +25,6 @@ import warnings
 from collections.abc import Mapping
 from typing import IO
 
-
 _PIPE_BYTES = 1 << 20  # what a process may say on stderr before somebody reads it
 _LAST_WORDS_S = 10.0  # so long after a process its own may still speak for it
 
