@@ -14,6 +14,7 @@ the user's `__main__` is not imported anywhere.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import selectors
@@ -30,7 +31,6 @@ from typing import Any
 from r1jax.rewards.pool_worker import send_message, take_message
 
 START_TIMEOUT_S = 60.0
-MAX_CACHED_KEY = 8192  # characters; the cache is bounded in entries and so in bytes
 _BOOT = (
     "import sys, json; sys.path[:] = json.loads(sys.argv.pop()); "
     "from r1jax.rewards.pool_worker import main; main()"
@@ -79,6 +79,11 @@ class _Batch:
     done: dict[str, Outcome] = field(default_factory=dict)
 
 
+def _digest(key: str) -> bytes:
+    """What the cache keeps of an item, which may be a response of any length."""
+    return hashlib.blake2b(key.encode(), digest_size=16).digest()
+
+
 def _packet(control: socket.socket) -> bytes:
     data = control.recv(64)
     if not data:
@@ -98,7 +103,7 @@ class Pool:
         workers: int = 2,
         memory_mb: int = 2048,
         recycle_after: int = 5000,
-        cache_size: int = 1 << 16,
+        cache_size: int = 1 << 13,
     ) -> None:
         if workers < 1:
             raise ValueError(f"a pool needs at least one worker, not {workers}")
@@ -112,7 +117,7 @@ class Pool:
         self._changed = threading.Condition()
         self._idle: deque[_Worker] = deque()
         self._alive = 0
-        self._cache: OrderedDict[str, Outcome] = OrderedDict()
+        self._cache: OrderedDict[bytes, Any] = OrderedDict()  # values of `ok`, by `_digest`
         self._server_lock = threading.Lock()
         self._server: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -188,9 +193,10 @@ class Pool:
         found: dict[str, Outcome] = {}
         with self._changed:
             for key in unique:
-                if outcome := self._cache.get(key):
-                    self._cache.move_to_end(key)
-                    found[key] = replace(outcome, cached=True, seconds=0.0, queue_seconds=0.0)
+                digest = _digest(key)
+                if digest in self._cache:
+                    self._cache.move_to_end(digest)
+                    found[key] = Outcome("ok", self._cache[digest], cached=True)
             self.counters["cache_hits"] += len(found)
         return found
 
@@ -264,8 +270,8 @@ class Pool:
         with self._changed:
             self.counters[outcome.status] += 1
             self.queue_seconds += outcome.queue_seconds
-            if outcome.status == "ok" and len(key) <= MAX_CACHED_KEY:
-                self._cache[key] = outcome
+            if outcome.status == "ok":
+                self._cache[_digest(key)] = outcome.value
                 if len(self._cache) > self.cache_size:
                     self._cache.popitem(last=False)
         worker.served += 1

@@ -41,15 +41,13 @@ def make_requests(
     """All responses to these prompts; the first comes out at row `first`. With the seed, the step
     in which a response begins, its prompt's id and its number name its randomness."""
     ids_PG = np.repeat(prompts.ids[:, None], plan.samples_per_prompt, axis=1).astype(np.uint32)
-    samples_G = np.arange(plan.samples_per_prompt, dtype=np.uint32)
-    steps_PG = np.broadcast_to(np.reshape(steps_P, (-1, 1)), ids_PG.shape).astype(np.int32)
-    keys_PG = _key_data(seed, steps_PG, ids_PG, np.broadcast_to(samples_G, ids_PG.shape))
+    steps_P = np.broadcast_to(steps_P, len(ids_PG)).astype(np.int32)
     return Requests(
         prompts=prompts.tokens,
         rows=first + np.arange(ids_PG.size, dtype=np.int32).reshape(ids_PG.shape),
         limits=np.full(ids_PG.shape, plan.max_tokens, np.int32),
         starts=np.zeros(ids_PG.shape, np.int32),
-        keys=np.asarray(keys_PG),
+        keys=_key_data(seed, steps_P, ids_PG, plan.bank_prompts),
     )
 
 
@@ -198,12 +196,26 @@ def split_requests(requests: Requests, prompts: int) -> list[Requests]:
     return [requests.take(part) for part in parts]
 
 
-@jax.jit
-def _key_data(seed: Any, steps_PG: Any, ids_PG: Any, samples_PG: Any) -> jax.Array:
-    def group(steps_G: Any, ids_G: Any, samples_G: Any) -> jax.Array:
-        return jax.random.key_data(row_keys(seed, steps_G[0], ids_G, samples_G))
+def _key_data(seed: int, steps_P: np.ndarray, ids_PG: np.ndarray, at_once: int) -> np.ndarray:
+    """[P, G, 2], of a few prompts at once: one program, however many there are."""
+    prompts, samples = ids_PG.shape
+    steps_P = np.pad(steps_P, (0, -prompts % at_once))
+    ids_PG = np.pad(ids_PG, ((0, -prompts % at_once), (0, 0)))
+    parts = [
+        _keys_of_groups(seed, steps_P[first : first + at_once], ids_PG[first : first + at_once])
+        for first in range(0, len(ids_PG), at_once)
+    ]
+    return np.concatenate([np.zeros((0, samples, 2), np.uint32), *parts])[:prompts]
 
-    return jax.vmap(group)(steps_PG, ids_PG, samples_PG)
+
+@jax.jit
+def _keys_of_groups(seed: Any, steps_P: Any, ids_PG: Any) -> jax.Array:
+    samples_G = jnp.arange(ids_PG.shape[1], dtype=jnp.uint32)
+
+    def group(step: Any, ids_G: Any) -> jax.Array:
+        return jax.random.key_data(row_keys(seed, step, ids_G, samples_G))
+
+    return jax.vmap(group)(steps_P, ids_PG)
 
 
 def count_batch_shards() -> int:

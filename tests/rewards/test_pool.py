@@ -7,6 +7,7 @@ import sys
 import textwrap
 import threading
 import time
+import tracemalloc
 
 import pytest
 
@@ -19,6 +20,9 @@ import os, resource, signal, socket, time
 
 def double(x):
     return 2 * x
+
+def length(text):
+    return len(text)
 
 def pid(_):
     return os.getpid()
@@ -108,6 +112,18 @@ def test_the_cache_forgets_the_least_recently_used():
         pool.map([1, 2, 3])
         assert not pool.map([1])[0].cached
         assert pool.map([1])[0].cached
+
+
+def test_the_cache_keeps_no_text_of_what_it_knows():
+    items = [f"{number} " * 5000 for number in range(50)]
+    with Pool("pool_helpers:length", workers=1) as pool:
+        pool.map(items[:1])
+        tracemalloc.start()
+        pool.map(items)
+        held = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        assert held < 50_000 < len(items[0]) * len(items)
+        assert all(outcome.cached for outcome in pool.map(items))
 
 
 @pytest.mark.parametrize("what", ["spin", "blocked"])

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from helpers import make_tiny
+from helpers import counted_compiles, make_tiny
 
 from r1jax.rollout import RolloutConfig, SamplingParams, generate, generate_groups, prepare_params
 from r1jax.types import PromptBatch
@@ -117,6 +117,14 @@ def test_a_spent_budget_gives_what_there_is():
 def test_a_stream_that_ends_early_gives_what_there_is():
     groups = run(want=20, sizes=(2, 3))
     assert (groups.enough, groups.tried, groups.sampled) == (False, 5, 5 * SAMPLES)
+
+
+def test_batches_of_other_sizes_compile_nothing():
+    run(sizes=(3,) * 10)
+    with counted_compiles() as compiles:
+        for sizes in [(1,) * 30, (2, 5, 1, 22), (4, 26), (30,)]:
+            run(sizes=sizes)
+    assert compiles.count == 0
 
 
 def test_nothing_accepted_is_an_empty_result():
