@@ -8,32 +8,36 @@ from collections.abc import Iterator
 import jax
 
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+OTHER = "other"
 
 
 class Clock:
-    """Seconds by phase, added up; `lap()` gives what came since the last lap.
+    """Seconds by phase: `lap()` gives all that came since the last lap.
 
-    A phase within another one is no part of that one's time.
+    A phase within another one is no part of that one's time; outside of all of them it is `other`.
     """
 
     def __init__(self) -> None:
-        self.total: dict[str, float] = defaultdict(float)
         self._lap: dict[str, float] = defaultdict(float)
-        self._inside = 0.0  # seconds of phases that ended within the one that is open
+        self._phases: list[str] = [OTHER]  # within each other; the last one's time runs
+        self._since = time.perf_counter()
         self._open: list[tuple[str, float]] = []
 
     @contextlib.contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
-        start = time.perf_counter()
-        before, self._inside = self._inside, 0.0
+        self._charge()
+        self._phases.append(phase)
         try:
             with self.watch(phase):
                 yield
         finally:
-            seconds = time.perf_counter() - start
-            self.total[phase] += seconds - self._inside
-            self._lap[phase] += seconds - self._inside
-            self._inside = before + seconds
+            self._charge()
+            self._phases.pop()
+
+    def _charge(self) -> None:
+        phase, now = self._phases[-1], time.perf_counter()
+        self._lap[phase] += now - self._since
+        self._since = now
 
     @contextlib.contextmanager
     def watch(self, phase: str) -> Iterator[None]:
@@ -51,6 +55,7 @@ class Clock:
         return phase, began, time.perf_counter() - began if phase else 0.0
 
     def lap(self) -> dict[str, float]:
+        self._charge()
         lap, self._lap = dict(self._lap), defaultdict(float)
         return lap
 

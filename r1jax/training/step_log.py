@@ -57,6 +57,7 @@ class StepLog:
         self._session = session
         self._performance = make_performance(session.setup)
         self._progress = session.progress(PHASE, session.setup.config.rl.steps, first)
+        session.clock.lap()  # what came before belongs to no step
 
     def write(self) -> None:
         """Read the pending step, which waits for its updates; stop if a number is not finite."""

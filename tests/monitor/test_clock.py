@@ -2,23 +2,45 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from r1jax.monitor.clock import Clock, CompileCounter
 
 
-def test_laps_cover_what_came_since_the_last_one():
-    clock = Clock()
-    with clock("a"), clock("b"):
-        pass
+@pytest.fixture
+def passing(monkeypatch):
+    """(clock, pass some seconds)"""
+    now = [100.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+
+    def after(seconds):
+        now[0] += seconds
+
+    return Clock(), after
+
+
+def test_laps_cover_all_that_came_since_the_last_one(passing):
+    clock, after = passing
+    after(1)
     with clock("a"):
-        pass
-    lap = clock.lap()
-    assert set(lap) == {"a", "b"}
-    assert clock.lap() == {}
+        after(2)
+        with clock("b"):
+            after(4)
+        after(8)
+    after(16)
+    assert clock.lap() == {"other": 17, "a": 10, "b": 4}
     with clock("b"):
-        pass
-    assert set(clock.lap()) == {"b"}
-    assert clock.total["a"] == lap["a"]
+        after(32)
+    assert clock.lap() == {"other": 0, "b": 32}
+
+
+def test_a_lap_cuts_the_phase_that_it_falls_into(passing):
+    clock, after = passing
+    with clock("a"):
+        after(1)
+        assert clock.lap() == {"other": 0, "a": 1}
+        after(2)
+    assert clock.lap() == {"other": 0, "a": 2}
 
 
 def test_a_phase_that_fails_is_still_timed():
