@@ -66,6 +66,11 @@ def join(
     except (ValueError, RuntimeError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UserError(f"the processes did not find each other ({address}): {first}") from error
+    if jax.default_backend() == "cpu":
+        # XLA keeps a program's collectives in one order, but not those of a program that comes from
+        # the cache of compiled ones (jaxlib 0.10.2 and 0.12.0): processes then wait for each other
+        # in different places for ever, or take one sum for another.
+        jax.config.update("jax_enable_compilation_cache", False)
 
 
 def _settings(*given: Any) -> tuple[str | None, int | None, int | None]:

@@ -27,6 +27,12 @@ FLAGS = [
 FSDP = ["--config.mesh.data=1", "--config.mesh.fsdp=2"]
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 def start_cluster(
     runs: Runs,
     workdir: pathlib.Path,
@@ -36,11 +42,8 @@ def start_cluster(
     folders: Sequence[pathlib.Path] = (),
 ) -> list[Process]:
     """`own`: flags of each process. `folders`: where each of them is started anew."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     alike = (
-        f"--coordinator_address=127.0.0.1:{port}",
+        f"--coordinator_address=127.0.0.1:{free_port()}",
         f"--num_processes={processes}",
         f"--heartbeat_s={HEARTBEAT_S}",
         *flags,

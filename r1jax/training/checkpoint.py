@@ -131,23 +131,12 @@ class Checkpoints:
             )
         with _no_stray_errors():
             for step in reversed(steps) if only is None else [only]:
-                try:
-                    state, run = self._read(step, like)
-                except (MemoryError, jax.errors.JaxRuntimeError):
-                    raise  # the machine's trouble, not the file's
-                # What a broken file makes orbax, tensorstore, json and asyncio raise has no common
-                # type narrower than this.
-                except Exception as error:
-                    if cluster.is_of_peers(error):
-                        raise
-                    damaged.append(step)
-                    moved = "" if self._read_only else f" moved to {self._put_aside(step)},"
-                    self._say(
-                        f"checkpoint {step} is damaged ({_first_line(error)});{moved} trying the "
-                        "one before"
-                    )
-                else:
-                    return step, state, run
+                found = self._read(step, like)
+                if not isinstance(found, str):
+                    return step, *found
+                damaged.append(step)
+                moved = "" if self._read_only else f" moved to {self._put_aside(step)},"
+                self._say(f"checkpoint {step} is damaged ({found});{moved} trying the one before")
         if damaged:
             raise UserError(
                 f"{self.directory}: every checkpoint is damaged ({damaged}): restore a copy of "
@@ -158,20 +147,38 @@ class Checkpoints:
     def close(self) -> None:
         self._manager.close()
 
-    def _read(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
-        asked = self._asked(step, like)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(asked), run=ocp.args.JsonRestore()
-            ),
+    def _read(self, step: int, like: Any) -> tuple[Any, dict[str, Any]] | str:
+        """(state, run), or what is wrong with the checkpoint, in all processes alike."""
+        read, problem = None, None
+        try:
+            read = self._read_here(step, like)
+        except (MemoryError, jax.errors.JaxRuntimeError):
+            raise  # the machine's trouble, not the file's
+        # What a broken file makes orbax, tensorstore, json and asyncio raise has no common type
+        # narrower than this.
+        except Exception as error:
+            if cluster.is_of_peers(error):
+                raise
+            problem = _first_line(error)
+        # Each process has read its own shards. The seal is over all: nobody waits there alone.
+        problems = [each for each in cluster.gather(problem, "checkpoint") if each is not None]
+        if problems:
+            return problems[0]
+        assert read is not None
+        state, run, sealed = read
+        return (state, run) if sealed == seal(state, run) else "it does not hold what was saved"
+
+    def _read_here(self, step: int, like: Any) -> tuple[Any, dict[str, Any], list[int]]:
+        """(state, run, its seal), by orbax's handlers: its manager waits for all processes to read,
+        and one that cannot would leave the others there."""
+        folder, asked = self._manager.directory / str(step), self._asked(step, like)
+        state = ocp.StandardCheckpointHandler().restore(
+            folder / "state", args=ocp.args.StandardRestore(asked)
         )
-        state, run = restored["state"], dict(restored["run"])
         if asked is not like:
             state = dataclasses.replace(like, **state)
-        if run.pop("seal") != seal(state, run):
-            raise ValueError("it does not hold what was saved")
-        return state, run
+        run = dict(ocp.JsonCheckpointHandler().restore(folder / "run", args=ocp.args.JsonRestore()))
+        return state, run, run.pop("seal")
 
     def _asked(self, step: int, like: Any) -> Any:
         """`like`, without the fields that nothing is asked of and that were not known when the

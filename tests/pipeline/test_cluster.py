@@ -1,7 +1,10 @@
 """Two processes over the loopback are the run of one, and one of them may be killed."""
 
+import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -10,6 +13,7 @@ from cluster_runs import (
     HEARTBEAT_S,
     assert_same,
     finish,
+    free_port,
     refused,
     run_alone,
     run_pair,
@@ -74,6 +78,56 @@ def test_a_signal_to_one_stops_both_and_they_go_on(two_devices, pair, tmp_path, 
     assert (workdir / f"checkpoints/rl/{last + 1}").is_dir()
     run_pair(two_devices, workdir, *FLAGS)
     assert_same(workdir, pair)
+
+
+PROGRAM = """
+import os, sys
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from r1jax import cluster
+
+cluster.join("127.0.0.1:" + sys.argv[1], 2, int(sys.argv[2]))
+mesh = jax.sharding.Mesh(np.array(jax.devices()), "d")
+rows, whole = (NamedSharding(mesh, PartitionSpec(axis)) for axis in ("d", None))
+
+@jax.jit
+def program(counts, weights, x):
+    # A loop that asks all processes each time, and sums that do not wait for it.
+    counts = jax.lax.while_loop(lambda c: jnp.any(c > 0), lambda c: c - 1, counts)
+    for weight in weights:
+        weight = jax.lax.with_sharding_constraint(weight, whole)
+        x = jnp.tanh(jnp.tanh(x @ weight) @ weight.T)
+    return counts, x
+
+make = lambda shape: cluster.place(np.full(shape, 3, np.float32), rows)
+for _ in range(100):
+    jax.block_until_ready(program(make(8), [make((128, 512)) for _ in range(6)], make((8, 128))))
+cluster.gather(None, "end")
+os._exit(0)
+"""
+
+
+@pytest.mark.slow
+def test_compiled_programs_of_a_cache_are_not_used_between_processes_of_a_cpu(tmp_path):
+    """Their collectives would come in any order, and the second time nobody would end."""
+    cache = {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    for _ in range(2):
+        command = [sys.executable, "-c", PROGRAM, str(free_port())]
+        pair = [
+            subprocess.Popen([*command, str(number)], env=os.environ | cache) for number in range(2)
+        ]
+        try:
+            assert [process.wait(60) for process in pair] == [0, 0]
+        finally:
+            for process in pair:
+                process.kill()
+                process.wait()
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import copy
 import importlib.util
 import json
 import pathlib
+import shutil
 
 import pytest
 from cluster_runs import (
@@ -65,6 +66,32 @@ def test_two_processes_are_one_of_every_kind(two_devices, tmp_path, kind):
     run_pair(two_devices, tmp_path / "two", *FLAGS, *KINDS[kind])
     run_alone(two_devices, tmp_path / "one", *FLAGS, *KINDS[kind])
     assert_same(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("damaged", [0, 1])
+def test_a_checkpoint_that_one_of_them_cannot_read_is_passed_over_by_both(
+    two_devices, tmp_path, damaged
+):
+    """Each reads its own shards."""
+    whole, workdir = tmp_path / "whole", tmp_path / "damaged"
+    wider = [*FLAGS, *FSDP, "--config.model.width=128", "--config.model.ffn=512"]
+    run_pair(two_devices, whole, *wider)
+    shutil.copytree(whole, workdir)
+    files = workdir.glob(f"checkpoints/rl/6/state/ocdbt.process_{damaged}/d/*")
+    largest = max(files, key=lambda path: path.stat().st_size)
+    data = largest.read_bytes()
+    middle = slice(len(data) // 4, len(data) // 2)
+    largest.write_bytes(
+        data[: middle.start] + bytes(byte ^ 0xFF for byte in data[middle]) + data[middle.stop :]
+    )
+    said = run_pair(two_devices, workdir, *wider)
+    assert "checkpoint 6 is damaged" in said[0][0]
+    assert "goes on at step 4" in said[0][0]
+    assert "Traceback" not in said[0][1] + said[1][1]
+    assert (workdir / "checkpoints/damaged/rl-6").is_dir()
+    assert_same(workdir, whole)
 
 
 @pytest.fixture(scope="module")
