@@ -83,3 +83,21 @@ def test_half_an_address_is_refused(monkeypatch):
     monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
     with pytest.raises(UserError, match="must be numbers"):
         cluster.join("127.0.0.1:1", None, 0)
+
+
+def test_a_collective_that_fails_is_said_before_jax_is_waited_for(monkeypatch, capsys):
+    slept = []
+    monkeypatch.setattr(cluster, "join", lambda *_, **__: None)
+    monkeypatch.setattr(cluster, "count", lambda: 2)
+    monkeypatch.setattr(cluster.time, "sleep", lambda s: slept.append((s, capsys.readouterr().out)))
+    monkeypatch.setattr(cluster, "end_at_once", pytest.exit)
+    error = RuntimeError("Gloo AllReduce failed: Connection closed by peer\nmore of it")
+    joined = cluster.joined("127.0.0.1:1", 2, 0, detect=False, heartbeat_s=20)
+    with pytest.raises(pytest.exit.Exception) as ended, joined:
+        raise error
+    assert ended.value.returncode == 1
+    assert "Gloo AllReduce failed" in str(ended.value)
+    ((seconds, said),) = slept
+    assert seconds > 20  # jax looks that often
+    wanted = "Connection closed by peer; waiting 30 s to hear who is gone\n"
+    assert said == f"r1jax train: Gloo AllReduce failed: {wanted}"

@@ -24,14 +24,13 @@ from r1jax.monitor.metrics import finite_or_none
 from r1jax.monitor.report import write_report
 from r1jax.monitor.sinks import Sinks
 from r1jax.training import workdir as workdir_lib
-from r1jax.training.checkpoint import fingerprint
 from r1jax.training.interrupts import Interrupts
 from r1jax.training.load import initial_params
 from r1jax.training.rl import PHASE, train_rl
 from r1jax.training.session import Session
 from r1jax.training.setup import make_setup
 from r1jax.training.sft import pretrain
-from r1jax.training.start import keep_start
+from r1jax.training.start import contents, keep_start
 from r1jax.types import Params
 
 T = TypeVar("T")
@@ -117,10 +116,9 @@ def load_start(session: Session) -> Params:
     source = session.setup.config.init_from
     if not source:
         return pretrain(session)
-    params = initial_params(session.setup)
     if cluster.count() > 1:
-        cluster.require_alike({source: int(fingerprint(params))}, "weights")
-    return params
+        cluster.require_alike(contents(source), "checkpoint to start from")
+    return initial_params(session.setup)
 
 
 class Summary:

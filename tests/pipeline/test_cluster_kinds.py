@@ -226,6 +226,22 @@ def test_a_hugging_face_folder_and_a_file_of_questions(of_text, tmp_path, monkey
 
 
 @pytest.mark.slow
+def test_a_process_with_other_weights_is_refused(of_text, tmp_path):
+    """Of the same shapes, and split: no process reads all of them."""
+    from hf_folder import make_folder
+
+    runs, flags = of_text
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for seed, folder in enumerate(folders):
+        make_folder(folder / "theirs", dtype="bfloat16", seed=seed)
+        write_questions(folder, 2)
+    flags = [*flags, *FSDP, "--init_from=theirs"]
+    said = refused(start_cluster(runs, tmp_path / "w", *flags, folders=folders))
+    wanted = "same checkpoint to start from; they differ in theirs/model.safetensors ("
+    assert [wanted in line for line in said] == [True, True], said
+
+
+@pytest.mark.slow
 def test_a_process_with_other_questions_is_refused(of_text, tmp_path):
     runs, flags = of_text
     folders = [tmp_path / "a", tmp_path / "b"]
