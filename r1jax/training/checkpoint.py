@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import gc
 import json
+import logging
 import pathlib
 import shutil
 import sys
@@ -232,14 +233,18 @@ def _first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _no_stray_errors() -> Iterator[None]:
-    """Drop the 'exception ignored in coroutine' noise that a failed orbax restore leaves behind.
+    """Drop the pages of 'exception ignored in coroutine' and 'task exception was never retrieved'
+    that a failed orbax restore leaves behind.
 
     The failure itself has already been raised; what remains is collected here, silently.
     """
-    hook = sys.unraisablehook
+    hook, logger = sys.unraisablehook, logging.getLogger("asyncio")
+    level = logger.level
     sys.unraisablehook = lambda _: None
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
         gc.collect()
+        logger.setLevel(level)
         sys.unraisablehook = hook
