@@ -49,6 +49,8 @@ def run(
     with contextlib.ExitStack() as held:
 
         def open_workdir() -> None:
+            if resume is not None:
+                workdir_lib.require_run(workdir)
             held.enter_context(workdir_lib.hold(workdir))
             workdir_lib.open_workdir(workdir, config, overwrite=overwrite)
             if resume is not None:

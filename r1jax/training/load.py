@@ -28,7 +28,7 @@ from r1jax.training.setup import (
     require_same_origin,
 )
 from r1jax.training.start import is_run
-from r1jax.training.workdir import read_json
+from r1jax.training.workdir import read_json, require_run
 from r1jax.types import Params
 
 BASE = "base"  # checkpoints of a workdir that `r1jax convert` made
@@ -168,6 +168,5 @@ def _restore(
 
 def load_config(workdir: pathlib.Path, overrides: Mapping[str, str]) -> Config:
     """The config of a run's workdir, changed."""
-    if not (workdir / "config.json").is_file():
-        raise UserError(f"{workdir}: no run here (no config.json); name a workdir of r1jax train")
+    require_run(workdir)
     return config_lib.override(read_json(workdir / "config.json"), overrides)

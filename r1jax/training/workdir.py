@@ -87,6 +87,11 @@ def open_workdir(path: pathlib.Path, config: Config, *, overwrite: bool) -> None
     write_json(saved, config_lib.to_dict(config))
 
 
+def require_run(path: pathlib.Path) -> None:
+    if not (path / "config.json").is_file():
+        raise UserError(f"{path}: no run here (no config.json); name a workdir of r1jax train")
+
+
 def go_back(path: pathlib.Path, phase: str, step: int) -> None:
     """Let a phase go on at an earlier checkpoint. Later ones are moved to checkpoints/later."""
     folder, best = path / "checkpoints" / phase, path / "checkpoints" / "best" / str(step)

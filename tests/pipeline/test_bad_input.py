@@ -70,6 +70,12 @@ def test_an_unwritable_workdir_is_named(runs, workdir):
     assert f"--workdir={workdir}: cannot be written" in one_line(runs.run(workdir))
 
 
+def test_going_back_where_no_run_is_makes_none(runs, tmp_path):
+    done = runs.run(tmp_path / "new", "--resume=5")
+    assert "new: no run here" in one_line(done)
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("flags", [["--overwrite"], ["--replay=3"]])
 def test_a_workdir_where_another_process_is_at_work_is_refused(runs, whole_run, flags):
     def files() -> dict:
