@@ -81,14 +81,10 @@ def test_a_signal_to_one_stops_both_and_they_go_on(two_devices, pair, tmp_path, 
 
 
 PROGRAM = """
-import os, sys
+import sys
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from r1jax import cluster
-
-cluster.join("127.0.0.1:" + sys.argv[1], 2, int(sys.argv[2]))
-mesh = jax.sharding.Mesh(np.array(jax.devices()), "d")
-rows, whole = (NamedSharding(mesh, PartitionSpec(axis)) for axis in ("d", None))
 
 @jax.jit
 def program(counts, weights, x):
@@ -99,11 +95,14 @@ def program(counts, weights, x):
         x = jnp.tanh(jnp.tanh(x @ weight) @ weight.T)
     return counts, x
 
-make = lambda shape: cluster.place(np.full(shape, 3, np.float32), rows)
-for _ in range(100):
-    jax.block_until_ready(program(make(8), [make((128, 512)) for _ in range(6)], make((8, 128))))
-cluster.gather(None, "end")
-os._exit(0)
+port, number = sys.argv[1:]
+with cluster.joined("127.0.0.1:" + port, 2, int(number), detect=False, heartbeat_s=60):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), "d")
+    rows, whole = (NamedSharding(mesh, PartitionSpec(axis)) for axis in ("d", None))
+    make = lambda shape: cluster.place(np.full(shape, 3, np.float32), rows)
+    for _ in range(100):
+        weights = [make((128, 512)) for _ in range(6)]
+        jax.block_until_ready(program(make(8), weights, make((8, 128))))
 """
 
 
