@@ -69,7 +69,7 @@ def join(
     if jax.default_backend() == "cpu":
         # XLA keeps a program's collectives in one order, but not those of a program that comes from
         # the cache of compiled ones (jaxlib 0.10.2 and 0.12.0): processes then wait for each other
-        # in different places for ever, or take one sum for another.
+        # in different places for ever.
         jax.config.update("jax_enable_compilation_cache", False)
 
 
