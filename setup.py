@@ -39,7 +39,7 @@ setup(
     install_requires=CORE,
     extras_require={
         "test": TEST,
-        "dev": [*TEST, *HF, "ruff>=0.17", "pyright>=1.1.414", "pre-commit"],
+        "dev": [*TEST, *HF, "pyarrow", "array_record", "ruff>=0.17", "pyright>=1.1.414", "pre-commit"],
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda": ["jax[cuda13]>=0.10.2"],
         "hf": HF,

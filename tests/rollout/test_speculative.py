@@ -16,7 +16,14 @@ from r1jax.errors import UserError
 from r1jax.models.config import MlaConfig
 from r1jax.ops.logprobs import compute_logits
 from r1jax.ops.sampling import draw, row_keys, uniforms
-from r1jax.rollout import RolloutConfig, SamplingParams, speculative
+from r1jax.rollout import (
+    RolloutConfig,
+    SamplingParams,
+    dispatch,
+    prepare_params,
+    speculative,
+)
+from r1jax.types import PromptBatch
 
 DEEPSEEK = {
     "kv_heads": 4,
@@ -110,10 +117,9 @@ class Counts:
     def __init__(self):
         self.drafted = self.accepted = self.steps = self.stopped_inside = self.cut_inside = 0
 
-    def follow(self, rollouts, row, drafts_at):
+    def follow(self, rollouts, row, drafts_at, pending=0):
         """`drafts_at(pending)`: drafts of the tokens behind the one at this place."""
         response = rollouts.response(row).tolist()
-        pending = 0
         while pending < len(response) - 1:
             drafts = drafts_at(pending)
             rest = response[pending + 1 :]
@@ -198,11 +204,9 @@ def mtp_logits(model, params, tokens, extra, places):
     return states, compute_logits(states, params["head"])
 
 
-def test_the_module_drafts_what_training_made_it_say():
-    """Two drafts for every place of every response, by the training path: as many are accepted."""
-    got = run(RolloutConfig(**MTP), model=DEEPSEEK)
+def drafts_of_training(rollouts):
+    """{(row, pending): two drafts} for every place of every response, by the training path."""
     model, params = tiny(**DEEPSEEK)
-    rollouts = got.rollouts
     say = jax.jit(functools.partial(mtp_logits, model))
     cases = [  # (row, what is pending, tokens up to it)
         (row, at, [*REPETITIVE[row // 3], *rollouts.response(row)[: at + 1].tolist()])
@@ -223,12 +227,55 @@ def test_the_module_drafts_what_training_made_it_say():
         drafts.append(np.asarray(draw(logits / COOL.temperature, uniforms(keys, place))[0]))
         extra[np.arange(len(cases)), last + ahead] = states
         tokens[np.arange(len(cases)), last + ahead + 1] = drafts[-1]
-    found = {(r, at): (a, b) for (r, at, _), a, b in zip(cases, *drafts, strict=True)}
+    return {(r, at): (a, b) for (r, at, _), a, b in zip(cases, *drafts, strict=True)}
+
+
+def test_the_module_drafts_what_training_made_it_say():
+    """As many drafts are accepted as are right."""
+    got = run(RolloutConfig(**MTP), model=DEEPSEEK)
+    drafts = drafts_of_training(got.rollouts)
     counts = Counts()
-    for row in range(len(rollouts.lengths)):
-        counts.follow(rollouts, row, lambda at, row=row: found[row, at])
+    for row in range(len(got.rollouts.lengths)):
+        counts.follow(got.rollouts, row, lambda at, row=row: drafts[row, at])
     counts.assert_are_of(got)
     assert counts.accepted > 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("looks", [1, 3])
+def test_the_module_drafts_on_behind_what_was_carried(looks):
+    """The responses are the uninterrupted ones, and the module has read all that they had: as many
+    of its drafts are accepted as are right."""
+    config = RolloutConfig(**MTP, slots=6, chunk=2, share_prompts="never")
+    first = start(REPETITIVE, sampling=COOL, config=config, **DEEPSEEK)
+    for _ in itertools.islice(first.finished(), looks):
+        pass
+    first.stop()
+    carried = first.carry(range(len(REPETITIVE)))
+    had = np.where(carried.complete, -1, carried.rollouts.lengths)
+    assert (had > 0).sum() > 2
+    module, params = tiny(**DEEPSEEK)
+    second = dispatch(
+        module,
+        prepare_params(module.config, params),
+        PromptBatch(np.zeros(0, np.int64), (), ()),
+        sampling=COOL,
+        samples_per_prompt=3,
+        seed=0,
+        # A group that was not begun begins now: let that be the same step, so the same randomness.
+        step=0,
+        config=config,
+        carried=carried,
+    )
+    second.collect()
+    assert_same(second, plain(deepseek=True))
+    drafts = drafts_of_training(second.rollouts)
+    counts = Counts()
+    for row in np.flatnonzero(had >= 0).tolist():
+        # Its next token comes with reading what it had, the drafts behind that.
+        counts.follow(second.rollouts, row, lambda at, row=row: drafts[row, at], pending=had[row])
+    counts.assert_are_of(second)
+    assert counts.accepted > 5
 
 
 @pytest.mark.parametrize(
