@@ -24,6 +24,7 @@ CORE = [
     "mpmath>=1.3",
 ]
 HF = ["transformers>=5.23", "huggingface_hub>=2.4", "jinja2"]
+FILES = ["pyarrow", "array_record"]
 TEST = ["pytest>=9.0", "beartype>=0.23", "hypothesis>=6.150", "pytest-xdist>=3.8"]
 
 setup(
@@ -39,11 +40,11 @@ setup(
     install_requires=CORE,
     extras_require={
         "test": TEST,
-        "dev": [*TEST, *HF, "pyarrow", "array_record", "ruff>=0.17", "pyright>=1.1.414", "pre-commit"],
+        "dev": [*TEST, *HF, *FILES, "ruff>=0.17", "pyright>=1.1.414", "pre-commit"],
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda": ["jax[cuda13]>=0.10.2"],
         "hf": HF,
-        "data": ["pyarrow", "datasets", "tensorflow-datasets", "array_record"],
+        "data": [*FILES, "datasets", "tensorflow-datasets"],
         "rewards": ["lingua-language-detector>=2.1.1", "reasoning-gym>=0.1.25"],
         "oracle": ["torch>=2.13", "transformers>=5.12", "trl>=1.16", "omegaconf>=2.3"],
         "notebooks": ["jupyterlab", "nbclient", "matplotlib"],
