@@ -44,6 +44,9 @@ class RLConfig:
     # reference and the optimizer starts anew; 0 = never
     reset_on_stall: int = 0
     mask_cut: bool = False  # DAPO's overlong filter: a response that was cut is not in the loss
+    # VAPO: coefficient of the mean negative log-likelihood of right answers' tokens, beside the
+    # policy's loss; 0 = none
+    positive_nll: float = 0.0
     dynamic: DynamicConfig = DynamicConfig()
     # One step off: a step's samples are of the policy before the last step's updates, drawn while
     # the host judged that step's. Needs objective.correction.
@@ -96,6 +99,7 @@ def rl_problems(config: "Config") -> list[Problem]:
             "step (prompts_per_step x samples_per_prompt)",
         ),
         below("rl.epochs", rl.epochs, 1),
+        below("rl.positive_nll", rl.positive_nll, 0),
         *_stage_problems(rl, config.sampling.max_tokens),
         *_reference_problems(config),
         *_dynamic_problems(rl),

@@ -110,6 +110,9 @@ class PackedBatch:
     logp_old: Any = None
     # int32 [B, T, M], the tokens a truncated sampler could have drawn, -1 for none; None = any
     kept: Any = None
+    # float32, the target's weight in the likelihood loss of right answers (`rl.positive_nll`); the
+    # batch's sum to 1, or to 0 where no answer is right. None = there is no such loss
+    positive: Any = None
     # With a critic, float32: its values before the step's updates, and what it is to learn.
     values: Any = None
     returns: Any = None

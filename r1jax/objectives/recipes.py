@@ -273,7 +273,10 @@ PRESETS: dict[str, Preset] = {
             "positive_nll_coef": (0.1, "settings: supervised.token_loss on the correct samples"),
             "value_pretraining_steps": (50, "settings"),
         },
-        notes=("In the loop: rl.advantage='gae', critic.length_alpha=0.05, critic.optim.lr=2e-6.",),
+        notes=(
+            "In the loop: rl.advantage='gae', rl.positive_nll=0.1, critic.length_alpha=0.05, "
+            "critic.optim.lr=2e-6.",
+        ),
     ),
     "ppo": Preset(
         "PPO, 1707.06347, as a baseline to GRPO in DeepSeek-R1 [A.3]",

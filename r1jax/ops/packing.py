@@ -10,15 +10,15 @@ import numpy as np
 
 from r1jax.types import PackedBatch
 
-_RESPONSE_FIELDS = ("mask", "advantages", "logp_behavior", "kept")
+_RESPONSE_FIELDS = ("mask", "advantages", "logp_behavior", "kept", "positive")
 
 
 @dataclasses.dataclass(frozen=True)
 class Sequence:
     """One prompt and response (or one document) on its way into a packed row.
 
-    `mask`, `advantages`, `logp_behavior` and `kept` belong to the last `len(...)` tokens: the
-    response. With no mask every token after the first counts.
+    `mask`, `advantages`, `logp_behavior`, `kept` and `positive` belong to the last `len(...)`
+    tokens: the response. With no mask every token after the first counts.
     """
 
     tokens: np.ndarray
@@ -27,6 +27,7 @@ class Sequence:
     logp_behavior: np.ndarray | None = None
     prompt_id: int = 0
     kept: np.ndarray | None = None  # [response, M], what a truncated sampler could have drawn
+    positive: np.ndarray | None = None
 
 
 class Group(NamedTuple):
@@ -129,7 +130,9 @@ def pack(
         )
     shape = (len(layout) if rows is None else rows, row_length)
     room = max((item.kept.shape[1] for item in items if item.kept is not None), default=0)
-    batch = empty_batch(shape, share_prompts, room)
+    batch = empty_batch(
+        shape, share_prompts, room, positive=any(item.positive is not None for item in items)
+    )
     for row, parts in enumerate(layout):
         cursor = Cursor(0, 0, 1)
         for prompt, members in parts:
@@ -141,7 +144,9 @@ def pack(
     return batch
 
 
-def empty_batch(shape: tuple[int, int], share_prompts: bool, kept: int = 0) -> PackedBatch:
+def empty_batch(
+    shape: tuple[int, int], share_prompts: bool, kept: int = 0, *, positive: bool = False
+) -> PackedBatch:
     integers = ("tokens", "positions", "segment_ids", "sources", "targets", "sequence_ids")
     return PackedBatch(
         **{name: np.zeros(shape, np.int32) for name in (*integers, "prompt_ids")},
@@ -151,6 +156,7 @@ def empty_batch(shape: tuple[int, int], share_prompts: bool, kept: int = 0) -> P
         logp_behavior=np.zeros(shape, np.float32),
         logp_ref=np.zeros(shape, np.float32),
         kept=np.full((*shape, kept), -1, np.int32) if kept else None,
+        positive=np.zeros(shape, np.float32) if positive else None,
     )
 
 

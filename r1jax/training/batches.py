@@ -125,11 +125,23 @@ def pack_rows(
     rows: np.ndarray,
     advantages: np.ndarray,
     counts_R: np.ndarray,
+    *,
+    likelihood: bool = False,
 ) -> Minibatch:
     """These rows packed. `advantages`: of responses, [R], or of their tokens, [R, S]. `counts_R`:
-    whose tokens are in the loss."""
+    whose tokens are in the loss. `likelihood`: those of right answers in one more, alike."""
+    right_R = counts_R & graded.correct
+    tokens = int(graded.rollouts.lengths[rows][right_R[rows]].sum())
+    weights_R = right_R / max(1, tokens)
     sequences = [
-        to_sequence(graded, row, advantages[row], bool(counts_R[row])) for row in rows.tolist()
+        to_sequence(
+            graded,
+            row,
+            advantages[row],
+            bool(counts_R[row]),
+            positive=float(weights_R[row]) if likelihood else None,
+        )
+        for row in rows.tolist()
     ]
     return Minibatch(*pack_micro(sequences, shape), rows)
 
@@ -146,7 +158,12 @@ def pack_micro(sequences: list[packing.Sequence], shape: BatchShape) -> tuple[Pa
 
 
 def to_sequence(
-    graded: Graded, row: int, advantage: np.ndarray | np.floating, counts: bool
+    graded: Graded,
+    row: int,
+    advantage: np.ndarray | np.floating,
+    counts: bool,
+    *,
+    positive: float | None = None,
 ) -> packing.Sequence:
     rollouts = graded.rollouts
     prompt_index = row // rollouts.samples_per_prompt
@@ -158,4 +175,5 @@ def to_sequence(
         logp_behavior=rollouts.logp[row, : len(response)],
         prompt_id=prompt_index,
         kept=None if rollouts.kept is None else rollouts.kept[row, : len(response)],
+        positive=None if positive is None else np.full(len(response), positive, np.float32),
     )

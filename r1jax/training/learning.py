@@ -47,7 +47,8 @@ def make_minibatches(
     if config.rl.dynamic.mode == "drop":
         rows = rows[in_band(config, graded)[rows // config.rl.samples_per_prompt]]
     return [
-        pack_rows(shape, graded, dealt, advantages, counts_R) for dealt in deal(config, rows, step)
+        pack_rows(shape, graded, dealt, advantages, counts_R, likelihood=config.rl.positive_nll > 0)
+        for dealt in deal(config, rows, step)
     ]
 
 

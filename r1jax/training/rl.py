@@ -382,6 +382,7 @@ def make_rl_update(
         config.objective,
         temperature=temperature,
         on_policy=config.old_policy == "now",
+        positive_nll=config.rl.positive_nll,
         auxiliary=config.auxiliary,
     )
     weights = make_policy_weights(config.objective)

@@ -16,6 +16,7 @@ from r1jax.mesh import constrain
 from r1jax.models import Transformer, moe
 from r1jax.models.moe import Routing
 from r1jax.models.transformer import head_kernel
+from r1jax.objectives.kl import bound_logp
 from r1jax.objectives.policy import (
     PolicyObjective,
     add_stats,
@@ -162,12 +163,14 @@ def make_policy_loss(
     *,
     temperature: float,
     on_policy: bool,
+    positive_nll: float = 0.0,
     auxiliary: AuxiliaryConfig = _NO_AUXILIARY,
 ) -> LossFn:
     """The policy objective. The old policy's log-probs are the batch's, or where it has none what
     the sampler recorded.
 
     `on_policy`: this update is the only one of its rollout, so the ratio is 1 by definition.
+    `positive_nll`: coefficient of the likelihood loss of right answers (VAPO 2504.05118).
     """
 
     def score(logp: Array, entropy: Array, seen: Predicted) -> tuple[Array, Stats]:
@@ -185,6 +188,10 @@ def make_policy_loss(
             entropy=entropy,
             weights=weights,
         )
+        if positive_nll:
+            counts = of.positive > 0
+            nll = -jnp.sum(jnp.where(counts, of.positive * bound_logp(logp), 0))
+            loss, stats = loss + positive_nll * nll, {**stats, "positive_nll": nll}
         gap = jnp.where(of.mask, jnp.abs(logp - of.logp_behavior), 0)
         return loss, {**stats, "logp_gap_sum": jnp.sum(gap), "logp_gap_max": jnp.max(gap)}
 

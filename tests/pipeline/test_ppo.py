@@ -18,6 +18,7 @@ from r1jax import mesh as mesh_lib
 from r1jax.config import from_config_dict
 from r1jax.monitor.clock import CompileCounter
 from r1jax.monitor.sinks import Sinks
+from r1jax.rewards.samples import Judgement
 from r1jax.training import rl
 from r1jax.training.interrupts import Interrupts
 from r1jax.training.session import Session
@@ -35,6 +36,7 @@ MICRO = {
         "prompts_per_step": 16,
         "samples_per_prompt": 1,
         "updates_per_step": 2,
+        "positive_nll": 0.1,
     },
     "objective": {"kl": "k1", "kl_coef": 0.01, "kl_in_reward": True},
     "critic": {"pretrain_steps": 1, "lam": 0.9, "optim": {"lr": 1e-2}},
@@ -103,9 +105,26 @@ def test_the_critic_learns_alone_then_with_the_policy_and_nothing_is_compiled_ag
     assert ["staleness/max" in line for line in lines] == [False] + [True] * (STEPS - 1)
     assert lines[0]["value/mean"] == 0 != lines[1]["value/mean"]
     assert 0 < lines[0]["value/returns"] < 1  # a coin's; by tokens, where the reward is by samples
+    assert all(line["positive_nll"] == 0 for line in lines[1:])  # no answer is right
     assert lines[1]["compiles"] > lines[0]["compiles"]  # the policy's update
     assert lines[-1]["compiles"] == lines[2]["compiles"]  # after the first checkpoint
     assert all(line["reward_std"] is None for line in lines)  # of groups of one
+
+
+@pytest.mark.slow
+def test_right_answers_are_learned_by_their_likelihood(compiled, tmp_path, monkeypatch):
+    """A coin says what is right, keyed by sample."""
+
+    def at_once(sample, _name):
+        right = bool(np.random.default_rng(sample.key).random() < 0.5)
+        return Judgement(float(right), correct=right)
+
+    monkeypatch.setattr("r1jax.rewards.verifiers.at_once", at_once)
+    train(tmp_path, until=2)
+    first, second = records(tmp_path)
+    assert "positive_nll" not in first  # the critic learns alone
+    assert 0.2 < second["accuracy"] < 0.8
+    assert 1 < second["positive_nll"] < 6  # a fresh model's, by tokens
 
 
 @pytest.mark.slow

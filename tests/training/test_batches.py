@@ -1,7 +1,11 @@
 """The one shape of a phase's updates: row length, rows, micro-batches, who shares prompts."""
 
+import dataclasses
+
 import jax
+import numpy as np
 import pytest
+from test_performance import make_graded
 
 from r1jax import mesh as mesh_lib
 from r1jax.config import from_config_dict
@@ -70,3 +74,24 @@ def test_micro_batches_default_to_what_suits_the_device():
     shape = shape_of(64, 128)
     assert shape.rows_per_micro * shape.row_length <= tokens < 2 * tokens
     assert shape.rows_per_micro == tokens // 192
+
+
+@pytest.mark.parametrize("share_prompts", [False, True])
+def test_tokens_of_right_answers_that_count_weigh_alike_and_one_together(share_prompts):
+    shape = batches.BatchShape(16, 4, 2, share_prompts)
+    correct = np.array([True, False, True, True])
+    counts = np.array([True, True, False, True])
+    graded = dataclasses.replace(make_graded(), correct=correct)  # of 1, 2, 4 and 3 tokens
+
+    def weights(rows, **options):
+        every = np.array(rows)
+        return batches.pack_rows(shape, graded, every, np.zeros(4), counts, **options).batch
+
+    assert weights([0, 1, 2, 3]).positive is None
+    batch = weights([0, 1, 2, 3], likelihood=True)
+    assert batch.positive.dtype == np.float32
+    assert sorted(batch.positive[batch.positive != 0].tolist()) == [0.25] * 4
+    assert (batch.positive[batch.prompt_ids == 0] != 0).sum() == 1
+    assert not batch.positive[~batch.mask].any()
+    assert not weights([1, 2], likelihood=True).positive.any()  # another update's share: none right
+    assert weights([2, 3], likelihood=True).positive.max() == np.float32(1 / 3)

@@ -154,6 +154,31 @@ def test_what_a_truncated_sampler_could_not_draw_has_no_probability():
     assert_close(grads, pull_back(batch, by_logits), atol=2e-6)
 
 
+@pytest.mark.parametrize("ratio", ["token", pytest.param("sequence", marks=pytest.mark.slow)])
+def test_right_answers_are_learned_by_their_likelihood_too(ratio):
+    """VAPO: 0.3 times the mean negative log-likelihood of some sequences' tokens comes on top."""
+    objective = PolicyObjective(ratio=ratio)
+    weights_fn, optimizer = step.make_policy_weights(objective), optax.sgd(1.0)
+    make = functools.partial(
+        step.make_policy_loss, tiny()[0], objective, temperature=TEMPERATURE, on_policy=False
+    )
+    batch = make_batch()
+    right = batch.mask & (batch.prompt_ids % 2 == 0)
+    assert 0 < right.sum() < batch.mask.sum()
+    batch = dataclasses.replace(batch, positive=(right / right.sum()).astype(np.float32))
+    (without, before), (grads, stats) = (
+        run((optimizer, step.make_update(make(positive_nll=coef), weights_fn, optimizer)), batch)
+        for coef in (0.0, 0.3)
+    )
+    logs = log_softmax(np.float64(dense_logits(tiny()[1], batch)) / TEMPERATURE)
+    one_hot = np.eye(logs.shape[-1])[batch.targets]
+    nll = -np.sum(one_hot[right] * logs[right]) / right.sum()
+    np.testing.assert_allclose(stats["positive_nll"], nll, rtol=1e-6)
+    np.testing.assert_allclose(stats["loss"] - before["loss"], 0.3 * nll, rtol=1e-5)
+    by_logits = 0.3 * (right / right.sum())[..., None] * (np.exp(logs) - one_hot) / TEMPERATURE
+    assert_close(jax.tree.map(jnp.subtract, grads, without), pull_back(batch, by_logits), atol=2e-6)
+
+
 @pytest.mark.parametrize("rows_per_micro", [1, 4])
 @pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "prompt_mean", "constant"])
 def test_weights_are_of_the_whole_batch_however_it_is_cut(aggregation, rows_per_micro):
