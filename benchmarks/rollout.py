@@ -22,6 +22,7 @@ from r1jax.types import Rollouts
 
 SLOTS = flags.DEFINE_integer("slots", 0, "responses decoded at once; 0 = the engine's choice")
 CHUNK = flags.DEFINE_integer("chunk", 0, "decoding steps between looks of the host; 0 = the same")
+LANES = flags.DEFINE_integer("lanes", 0, "loops side by side; 0 = the same")
 INT8 = flags.DEFINE_bool("int8", False, "weights and caches of eight bits")
 SPECULATE = flags.DEFINE_bool("speculate", False, "look drafts up in the text")
 
@@ -37,6 +38,7 @@ def main(_: Any) -> None:
     config = rollout.RolloutConfig(
         slots=SLOTS.value,
         chunk=CHUNK.value,
+        lanes=LANES.value,
         speculate="ngram" if SPECULATE.value else "none",
         int8_cache=INT8.value,
     )

@@ -20,7 +20,7 @@ from r1jax.rollout.partial import (
     take_prompts,
     take_rows,
 )
-from r1jax.rollout.plan import RolloutConfig
+from r1jax.rollout.plan import Plan, RolloutConfig
 from r1jax.rollout.programs import Programs, Requests, count_batch_shards, make_requests
 from r1jax.rollout.stop_strings import Decoder
 from r1jax.types import PromptBatch, Rollouts
@@ -87,7 +87,7 @@ def generate_groups(
         yield from make_waves(start, plan, seed=seed)
         yield from tried.waves(
             lambda some, first: make_requests(some, plan, first=first, seed=seed, steps_P=step),
-            plan.bank_prompts,
+            plan,
         )
 
     programs = Programs(module.config, decode_params, config, plan, sampling)
@@ -122,15 +122,14 @@ class _Tried:
         self._verdicts: dict[int, bool] = {}
         self._sampled = -int(start.complete.sum())  # counted when they were
 
-    def waves(
-        self, make: Callable[[PromptBatch, int], Requests], at_once: int
-    ) -> Iterator[Requests]:
+    def waves(self, make: Callable[[PromptBatch, int], Requests], plan: Plan) -> Iterator[Requests]:
         """Requests for more prompts, until the budget is spent, the stream ends or all is known."""
         for batch in self._stream:
             require_prompts(batch.tokens)
             longest = max(map(len, batch.tokens))
             if longest > self._longest:
                 raise ValueError(f"a prompt has {longest} tokens, longest_prompt={self._longest}")
+            at_once = min(plan.bank_prompts, -(-len(batch) // plan.lanes))
             for start in range(0, len(batch), at_once):
                 first = len(self._prompts)
                 room = len(self._missing) - first

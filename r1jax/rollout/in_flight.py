@@ -1,32 +1,18 @@
-"""What the host does around the jitted loop of `decode`.
+"""A rollout under way: lanes side by side, what they wrote down, and how it went."""
 
-The device is always one chunk ahead: the host dispatches the next chunk, and only then looks at the
-report of the one before, hands finished responses on, makes room, and reads in more prompts.
-"""
-
-import collections
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+import concurrent.futures
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from r1jax.rollout import decode
+from r1jax.rollout.lane import Lane, Waves
 from r1jax.rollout.partial import Carried, take_groups
 from r1jax.rollout.programs import Programs, Requests
 from r1jax.rollout.stop_strings import Decoder, StopStrings
 from r1jax.types import Rollouts
-
-FETCHED = 64  # responses copied to the host by one program
-
-
-class _Chunk(NamedTuple):
-    """Decoding under way."""
-
-    report: decode.Report
-    steps: int  # at most
-    wave: int  # the prompts in the bank
 
 
 class InFlight:
@@ -40,34 +26,22 @@ class InFlight:
         programs: Programs,
         decode_text: Decoder | None,
     ) -> None:
-        """`start`: all rows; this fills them in. `waves`: what the bank is to hold, one filling
-        after the other; asked for one ahead."""
+        """`start`: all rows; this fills them in. `waves`: what banks are to hold."""
         programs.warm_up()
-        plan = programs.plan
-        self._programs, self._plan = programs, plan
-        self._waves, self._next_wave = waves, next(waves, None)
-        self._stops = StopStrings(programs.sampling.stop_strings, decode_text)
-        self._bank, self._units = programs.empty_bank(), 0
-        self._loop = programs.empty_loop(plan.sizes[0], plan.rooms[0])
-        self._room, self._size = 0, 0  # places in plan.rooms and plan.sizes
-        self._busy = plan.sizes[0]  # units, at most
-        self._most_filled = 0  # at most, after the chunks under way
-        self._wave = 0  # how many were opened
-        self._under_way: collections.deque[_Chunk] = collections.deque()
-        self._arriving: list[tuple[np.ndarray, decode.Outputs]] = []
+        self._plan = programs.plan
+        self._waves = Waves(waves)
         self.rollouts, self._began = start.rollouts, start.began
-        # Tokens that a row goes on from.
-        self._had = np.where(start.complete, 0, start.rollouts.lengths)
         self.complete = start.complete  # [R] bool, True = no more tokens will come
         self._known = np.flatnonzero(start.complete)  # complete rows to be told of
-        self._opened = start.complete.copy()  # rows whose prompt has been read
-        self._seen_ended = start.complete.copy()
         self._stopped = False
-        self.steps, self.busy_steps = 0, 0.0  # decoding steps; busy slots, summed over them
-        self.drafted, self.accepted = 0, 0  # tokens
-        self._first_tokens = 0
-        self._open_wave()
-        self._start_chunk()
+        stops = StopStrings(programs.sampling.stop_strings, decode_text)
+        alone = self._plan.lanes == 1
+        self._calls = [_here if alone else _Aside() for _ in range(self._plan.lanes)]
+        self._lanes = [
+            call(Lane, programs, start, self._waves, stops)
+            for call in self._calls
+            if self._waves.more
+        ]
 
     def collect(self) -> Rollouts:
         for _ in self.finished():
@@ -79,11 +53,15 @@ class InFlight:
         if self._known.size:
             known, self._known = self._known, self._known[:0]
             yield known
+        # Lanes are looked at in turn, ready or not: what they take of the waves, and what a rollout
+        # that is stopped has, does not depend on their speed.
         while not self._stopped and not self._is_over():
-            yield self._look()
+            for call, lane in zip(self._calls, self._lanes, strict=False):
+                if not self._stopped and not lane.is_over():
+                    yield call(lane.look)
 
     def _is_over(self) -> bool:
-        return self._next_wave is None and bool(self.complete[self._opened].all())
+        return all(lane.is_over() for lane in self._lanes)
 
     def stop(self) -> np.ndarray:
         """End the rollout here: rows that were complete and not yet told of. The other rows of
@@ -91,14 +69,8 @@ class InFlight:
         known, self._known = self._known, self._known[:0]
         if self._stopped:
             return known
-        self._stopped, self._arriving = True, []
-        rows = np.flatnonzero(self._opened & ~self.complete)
-        found = jax.tree.map(lambda leaf: leaf[rows], self.so_far())
-        complete = self._arrive(rows, found)
-        going = ~self.complete[rows]
-        self._write_down(rows[going], jax.tree.map(lambda leaf: leaf[going], found))
-        del self._loop, self._bank
-        return np.concatenate([known, complete])
+        self._stopped = True
+        return np.concatenate([known, *(lane.stop() for lane in self._lanes)])
 
     def complete_groups(self) -> np.ndarray:
         """The prompts whose responses are all complete."""
@@ -116,15 +88,32 @@ class InFlight:
         )
 
     @property
+    def steps(self) -> int:
+        """Decoding steps, of all lanes, by their last reports; so are the counts below."""
+        return sum(lane.steps for lane in self._lanes)
+
+    @property
+    def busy_steps(self) -> float:
+        """Busy slots, summed over steps."""
+        return sum(lane.busy_steps for lane in self._lanes)
+
+    @property
+    def drafted(self) -> int:
+        return sum(lane.drafted for lane in self._lanes)
+
+    @property
+    def accepted(self) -> int:
+        return sum(lane.accepted for lane in self._lanes)
+
+    @property
     def tokens(self) -> int:
-        """Sampled so far, by the last report."""
-        return self._first_tokens + int(self.busy_steps) + self.accepted
+        first_tokens = sum(int(lane.opened.sum()) for lane in self._lanes)
+        return first_tokens + int(self.busy_steps) + self.accepted
 
     @property
     def busy_share(self) -> float:
         """How much of the slots' time had a response in it."""
-        slots = self._plan.sizes[0] * self._plan.unit
-        return self.busy_steps / max(1, self.steps * slots)
+        return self.busy_steps / max(1, self.steps * self._plan.slots)
 
     @property
     def tokens_per_step(self) -> float:
@@ -149,142 +138,40 @@ class InFlight:
         return stats
 
     def so_far(self) -> Any:
-        """`Outputs` of all rows, as they are behind the chunks under way: waits for these."""
-        return jax.device_get(self._loop.outputs)
-
-    def _look(self) -> np.ndarray:
-        """Keep the device busy, then read its oldest report; rows that have become complete."""
-        arriving, self._arriving = self._arriving, []
-        if not self._under_way or (len(self._under_way) < 2 and self._may_need_more()):
-            self._start_chunk()
-        chunk = self._under_way.popleft()
-        report = jax.device_get(chunk.report)
-        self.steps, self.busy_steps = int(report.steps), float(report.busy_steps)
-        self.drafted, self.accepted = int(report.drafted), int(report.accepted)
-        self._busy = int(report.busy_units)
-        under_way = self._steps_under_way() * self._plan.per_step
-        self._most_filled = int(report.most_filled) + under_way
-        ended = report.endings != decode.GOING
-        # With stop strings, what goes on must be read too.
-        wanted = ~self.complete if self._stops else ended & ~self._seen_ended
-        self._fetch(np.flatnonzero(wanted))
-        self._seen_ended |= ended
-        # A report from before the last prompts were read says nothing about them.
-        if chunk.wave == self._wave and report.next_unit >= self._units:
-            self._open_wave()
-        if self._all_ended():  # no chunk follows that could run meanwhile
-            arriving, self._arriving = arriving + self._arriving, []
-        complete = [self._arrive(rows, found) for rows, found in arriving]
-        return np.concatenate([np.zeros(0, np.int64), *complete])
-
-    def _may_need_more(self) -> bool:
-        """Can the chunks under way leave anything to do?"""
-        plan = self._plan
-        # A slot is never idle while responses wait, so the slots are filled so many times at most.
-        rows = int(self._opened.sum())
-        fillings = -(-rows // (plan.sizes[0] * plan.unit)) if self._next_wave is None else np.inf
-        dispatched = self.steps + self._steps_under_way()
-        return dispatched < fillings * (plan.max_tokens - 1) and not self._all_ended()
-
-    def _all_ended(self) -> bool:
-        return self._next_wave is None and bool(self._seen_ended[self._opened].all())
-
-    def _steps_under_way(self) -> int:
-        return sum(chunk.steps for chunk in self._under_way)
-
-    def _open_wave(self) -> None:
-        """Read the next prompts into the bank, where there are any."""
-        wave = self._next_wave
-        if wave is None:
-            return
-        self._wave, self._next_wave = self._wave + 1, next(self._waves, None)
-        self._opened[wave.rows] = True
-        self._first_tokens += wave.rows.size
-        self._bank, outputs = self._programs.read(self._bank, self._loop.outputs, wave)
-        self._units = wave.rows.size // self._plan.unit
-        self._loop = self._loop._replace(
-            outputs=outputs, next_unit=jnp.zeros_like(self._loop.next_unit)
-        )
-
-    def _start_chunk(self) -> None:
-        chunk = self._plan.chunk
-        self._most_filled += chunk * self._plan.per_step
-        self._fit()
-        self._loop, report = self._programs.run(
-            self._loop,
-            self._bank,
-            units=self._units,
-            more=self._next_wave is not None,
-            chunk=chunk,
-        )
-        self._under_way.append(_Chunk(report, chunk, self._wave))
-
-    def _fit(self) -> None:
-        """Room for what the next chunk may add; fewer slots once only a tail is left."""
-        plan, slots = self._plan, self._loop.slots
-        wanted = next((r for r in plan.rooms if r >= self._most_filled), plan.rooms[-1])
-        if wanted > plan.rooms[self._room]:
-            self._room = plan.rooms.index(wanted)
-            slots = slots._replace(suffix=decode.give_room(slots.suffix, wanted))
-        if self._room >= plan.first_tail and self._next_wave is None:
-            fitting = [at for at, size in enumerate(plan.sizes) if size >= self._busy]
-            if fitting[-1] > self._size:
-                self._size = fitting[-1]
-                slots = decode.keep_busy(slots, plan.sizes[self._size])
-        self._loop = self._loop._replace(slots=slots)
-
-    def _fetch(self, rows: np.ndarray) -> None:
-        """Ask for copies of these rows; they arrive behind the chunk under way."""
-        block = min(FETCHED, self._plan.rows)
-        for first in range(0, len(rows), block):
-            some = rows[first : first + block]
-            padded = np.append(some, np.repeat(some[:1], block - len(some)))
-            self._arriving.append((some, decode.fetch(self._loop.outputs, padded)))
-
-    def _arrive(self, rows: np.ndarray, found: Any) -> np.ndarray:
-        """Write fetched rows down that are complete; which these are."""
-        found = jax.tree.map(lambda leaf: np.asarray(leaf)[: len(rows)], found)
-        if self._stops:
-            found = self._end_at_strings(rows, found)
-        ended = (found.endings != decode.GOING) & ~self.complete[rows]
-        complete = rows[ended]
-        self._write_down(complete, jax.tree.map(lambda leaf: leaf[ended], found))
-        self.complete[complete] = True
-        return complete
-
-    def _write_down(self, rows: np.ndarray, found: Any) -> None:
-        """What these rows had, and behind it what came in this rollout."""
-        had, lengths = self._had[rows][:, None], found.lengths[:, None]
-        places = np.arange(self._plan.max_tokens)[None]
-        new = np.maximum(places - had, 0)
-        blanks = {"tokens": 0, "logp": 0, "logp_plain": 0, "kept": -1}
-        for name, blank in blanks.items():
-            all_ = getattr(self.rollouts, name)
-            if all_ is not None:
-                wide = (..., *[None] * (all_.ndim - 2))
-                came = np.take_along_axis(getattr(found, name), new[wide], axis=1)
-                came = np.where((places < had + lengths)[wide], came, blank)
-                all_[rows] = np.where((places < had)[wide], all_[rows], came)
-        self.rollouts.lengths[rows] = (had + lengths)[:, 0]
-        self.rollouts.finished[rows] = found.endings == decode.STOPPED
-
-    def _end_at_strings(self, rows: np.ndarray, found: Any) -> Any:
-        """The rows with stop strings seen to; on the device too."""
-        had = self._had[rows]
-        cuts = np.zeros(len(rows), np.int32)
-        for at, row in enumerate(rows.tolist()):
-            new = found.tokens[at, : found.lengths[at]]
-            cuts[at] = self._stops.find(
-                row, np.concatenate([self.rollouts.tokens[row, : had[at]], new])
+        """`Outputs` of all rows that were opened, as they are behind the chunks under way: waits
+        for these."""
+        first, *others = self._lanes
+        outputs = first.so_far()
+        for lane in others:
+            mine = lane.opened
+            outputs = jax.tree.map(
+                lambda known, new, mine=mine: np.where(
+                    mine.reshape(-1, *[1] * (new.ndim - 1)), new, known
+                ),
+                outputs,
+                lane.so_far(),
             )
-        hit = (cuts > 0) & ~self.complete[rows]
-        if hit.any() and not self._stopped:
-            nobody = np.full(min(FETCHED, self._plan.rows) - hit.sum(), self._plan.rows)
-            ended = np.append(rows[hit], nobody).astype(np.int32)
-            at = np.append((cuts - had)[hit], 0 * nobody).astype(np.int32)
-            self._loop = decode.end_rows(self._loop, ended, at)
-            self._seen_ended[rows[hit]] = True
-        return found._replace(
-            lengths=np.where(hit, cuts - had, found.lengths),
-            endings=np.where(hit, decode.STOPPED, found.endings),
-        )
+        return outputs
+
+
+def _here(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)
+
+
+class _Aside:
+    """Calls a function in a thread of its own, and waits for it: XLA:CPU runs what one thread
+    dispatches one after the other, what two dispatch at the same time."""
+
+    def __init__(self) -> None:
+        self._thread = concurrent.futures.ThreadPoolExecutor(1)
+        self._mesh = jax.sharding.get_mesh()
+        self._device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+
+    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return self._thread.submit(self._call, function, *arguments).result()
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """As it would be here: both settings are of a thread."""
+        mesh = contextlib.nullcontext() if self._mesh.empty else jax.set_mesh(self._mesh)
+        with mesh, jax.default_device(self._device):
+            return function(*arguments)

@@ -162,7 +162,7 @@ def make_waves(start: Carried, plan: Plan, *, seed: int) -> Iterator[Requests]:
         going = Requests([start.text(row) for row in rows], *flat)
         had = start.rollouts.lengths[rows][:, None]
         going = going._replace(limits=going.limits - had, starts=going.starts + had)
-        yield from split_requests(going, plan.bank_prompts)
+        yield from split_requests(going, plan)
     whole = np.flatnonzero(~start.begun[: len(prompts)])
     if len(whole):
-        yield from split_requests(requests.take(whole), plan.bank_prompts)
+        yield from split_requests(requests.take(whole), plan)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ class RolloutConfig:
     """How responses are decoded. Changes memory and speed, never a response, but for int8."""
 
     slots: int = 0  # responses decoded at once; 0 = `choose_slots`
+    lanes: int = 0  # loops side by side that share out the slots; 0 = `choose_lanes`
     chunk: int = 0  # decoding steps between two looks from the host; 0 = `choose_chunk`
     share_prompts: Literal["auto", "always", "never"] = "auto"  # one cache for a prompt's responses
     room: int = 0  # tokens a slot first has room for, doubled as responses grow; 0 = `make_rooms`
@@ -38,7 +40,7 @@ class RolloutConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            least = 0 if field.name in ("slots", "chunk", "room") else 1
+            least = 0 if field.name in ("slots", "lanes", "chunk", "room") else 1
             if isinstance(value, int) and not isinstance(value, bool) and value < least:
                 raise ValueError(f"rollout.{field.name}={value}: must be {least} or more")
 
@@ -52,11 +54,12 @@ class RolloutConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The shapes of one rollout."""
+    """The shapes of one rollout. Slots, units and banks are those of a lane."""
 
     rows: int  # responses
     samples_per_prompt: int
     max_tokens: int
+    lanes: int
     slots: int
     unit: int  # neighbouring slots that share a prompt's cache
     prompt_room: int
@@ -109,18 +112,26 @@ def make_plan(
     slots = config.slots or choose_slots(rows, may_end=may_end, has_tail=has_tail)
     shared = choose_sharing(config.share_prompts, prompt_room, sampling.max_tokens, may_end=may_end)
     unit = samples_per_prompt if shared and samples_per_prompt <= slots else 1
+    slots = min(slots, rows)
+    if config.lanes > 1 and jax.sharding.get_mesh().size > 1:
+        raise UserError(
+            f"rollout.lanes={config.lanes}: the devices of a mesh share one loop; use 1"
+        )
+    lanes = min(config.lanes or choose_lanes(slots), prompts, slots // unit)
     multiple = unit * row_multiple
-    slots = -(-min(slots, rows) // multiple) * multiple
-    bank = max(1, min(prompts, config.bank_tokens // prompt_room))
+    slots = -(-slots // (lanes * multiple)) * multiple
+    units = slots // unit
+    bank = max(1, min(-(-prompts // lanes), config.bank_tokens // prompt_room))
     return Plan(
         rows=rows,
         samples_per_prompt=samples_per_prompt,
         max_tokens=sampling.max_tokens,
+        lanes=lanes,
         slots=slots,
         unit=unit,
         prompt_room=prompt_room,
         rooms=make_rooms(sampling.max_tokens, config.room, config.variant.draft_tokens),
-        sizes=make_sizes(slots // unit, unit, row_multiple) if has_tail else (slots // unit,),
+        sizes=make_sizes(units, unit * lanes, row_multiple) if has_tail else (units,),
         chunk=config.chunk or choose_chunk(has_tail),
         bank_prompts=-(-bank // row_multiple) * row_multiple,
         variant=dataclasses.replace(
@@ -142,6 +153,13 @@ def choose_slots(rows: int, *, may_end: bool, has_tail: bool) -> int:
     if may_end and _on_cpu():
         return max(8, -(-rows * (5 if has_tail else 3) // 8))
     return rows
+
+
+def choose_lanes(slots: int) -> int:
+    """Two, where a second core hardly helps a loop's small products but can run a loop of its own:
+    on a CPU. More were not measured on more cores."""
+    worth_it = _on_cpu() and (os.cpu_count() or 1) > 1 and slots >= 8
+    return 2 if worth_it and jax.sharding.get_mesh().size <= 1 else 1
 
 
 def choose_chunk(has_tail: bool) -> int:
@@ -193,7 +211,7 @@ def make_sizes(units: int, unit: int, row_multiple: int) -> tuple[int, ...]:
 
 
 def count_cache_bytes(config: ModelConfig, plan: Plan) -> int:
-    """Caches at their largest: bank, prefixes, suffixes, and the suffixes they grew out of."""
+    """Caches at their largest: banks, prefixes, suffixes, and the suffixes they grew out of."""
     *before, largest = plan.rooms
     shapes = [
         (plan.bank_prompts, plan.prompt_room),
@@ -201,7 +219,7 @@ def count_cache_bytes(config: ModelConfig, plan: Plan) -> int:
         (plan.slots, largest + max(before, default=0)),
     ]
     make = functools.partial(decode.empty_caches, config, plan.variant)
-    return sum(
+    return plan.lanes * sum(
         count_bytes(jax.eval_shape(functools.partial(make, rows, slots))) for rows, slots in shapes
     )
 
@@ -222,10 +240,10 @@ def require_memory(config: ModelConfig, plan: Plan, devices: int, free: int | No
     needed = count_cache_bytes(config, plan) // devices
     if free is not None and needed > free:
         raise UserError(
-            f"rollout: the caches of {plan.slots} slots x ({plan.prompt_room} prompt + "
-            f"{plan.rooms[-1]} response) tokens and {plan.bank_prompts} waiting prompts need "
-            f"{needed / 1e9:.1f} GB a device, {free / 1e9:.1f} GB are free: lower "
-            "config.rollout.slots, config.sampling.max_tokens or config.rollout.bank_tokens"
+            f"rollout: the caches of {plan.lanes} x {plan.slots} slots x ({plan.prompt_room} "
+            f"prompt + {plan.rooms[-1]} response) tokens and {plan.lanes} x {plan.bank_prompts} "
+            f"waiting prompts need {needed / 1e9:.1f} GB a device, {free / 1e9:.1f} GB are free: "
+            "lower config.rollout.slots, config.sampling.max_tokens or config.rollout.bank_tokens"
         )
 
 

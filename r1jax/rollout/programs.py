@@ -190,10 +190,11 @@ def decoding_shapes(plan: Plan) -> list[tuple[int, int]]:
     return [(plan.sizes[0], room) for room in plan.rooms] + list(fewer)
 
 
-def split_requests(requests: Requests, prompts: int) -> list[Requests]:
+def split_requests(requests: Requests, plan: Plan) -> list[Requests]:
+    """Fillings of a bank: as few and as equal as can be, and one for every lane."""
     everything = np.arange(len(requests.prompts))
-    parts = np.split(everything, range(prompts, len(everything), prompts))
-    return [requests.take(part) for part in parts]
+    fillings = max(-(-everything.size // plan.bank_prompts), min(plan.lanes, everything.size))
+    return [requests.take(part) for part in np.array_split(everything, fillings)]
 
 
 def _key_data(seed: int, steps_P: np.ndarray, ids_PG: np.ndarray, at_once: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import threading
 
 import jax
 import numpy as np
@@ -9,9 +10,18 @@ import pytest
 from helpers import TINY, counted_compiles, log_softmax, make_tiny
 
 from r1jax.ops.kv_cache import count_bytes
-from r1jax.rollout import RolloutConfig, SamplingParams, decode, dispatch, generate, prepare_params
+from r1jax.rollout import (
+    RolloutConfig,
+    SamplingParams,
+    decode,
+    dispatch,
+    generate,
+    generate_groups,
+    prepare_params,
+)
 from r1jax.rollout.engine import as_prompt_batch
 from r1jax.rollout.plan import prompt_bucket
+from r1jax.rollout.programs import Programs
 from r1jax.types import PromptBatch
 
 PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10, 11], [2, 2]]
@@ -209,14 +219,14 @@ def test_without_stop_tokens_every_response_is_cut():
 def test_decoding_ends_with_the_last_response(stop_ids):
     """The first token comes from the prompt: n tokens take n - 1 steps."""
     sampling = SamplingParams(max_tokens=12, stop_ids=stop_ids)
-    rollout = start(sampling=sampling, config=copied(slots=12))
+    rollout = start(sampling=sampling, config=copied(slots=12, lanes=1))
     lengths = rollout.collect().lengths
     assert rollout.steps == lengths.max() - 1
     assert rollout.busy_share == (lengths - 1).sum() / (rollout.steps * 12)
     assert rollout.busy_steps == (lengths - 1).sum()
 
 
-PLAIN = RolloutConfig(share_prompts="never", slots=100, chunk=100)
+PLAIN = RolloutConfig(share_prompts="never", slots=100, chunk=100, lanes=1)
 copied = functools.partial(RolloutConfig, share_prompts="never")
 WAYS = {
     "all defaults": RolloutConfig(),
@@ -232,9 +242,13 @@ WAYS = {
     "prompts in waves": copied(bank_tokens=32, slots=4, chunk=3),
     "one prompt at a time": copied(bank_tokens=1, prefill_tokens=1, slots=6, chunk=5),
     "prompts in parts": copied(prefill_chunk=5, slots=12),
+    "one loop": copied(slots=6, chunk=3, lanes=1),
+    "three loops": copied(slots=7, chunk=2, lanes=3, tail_from=1),
+    "more loops than prompts": RolloutConfig(lanes=50, share_prompts="always"),
+    "loops that share waves": copied(bank_tokens=32, slots=9, lanes=4, chunk=1),
 }
 # Each of the slow ones does what two of the others do together.
-SLOW_WAYS = {"few slots", "fewer slots for the tail", "a shared prompt"}
+SLOW_WAYS = {"few slots", "fewer slots for the tail", "a shared prompt", "more loops than prompts"}
 every_way = pytest.mark.parametrize(
     "way", [pytest.param(w, marks=pytest.mark.slow if w in SLOW_WAYS else []) for w in WAYS]
 )
@@ -272,6 +286,64 @@ def test_few_slots_are_kept_busy():
     steps_needed = (rollout.collect().lengths - 1).sum()
     assert rollout.busy_steps == steps_needed
     assert rollout.steps <= steps_needed / 4 + SAMPLING.max_tokens
+
+
+def test_loops_side_by_side_are_dispatched_from_threads_of_their_own(monkeypatch):
+    """On one thread they would wait for each other. They see the caller's mesh and device, so
+    that nothing is compiled for them that was not before."""
+    seen = []
+
+    def run(programs, *arguments, **options):
+        mesh, device = jax.sharding.get_mesh(), jax.config.jax_default_device
+        seen.append((threading.get_ident(), (mesh, device)))
+        return actual(programs, *arguments, **options)
+
+    actual = Programs.run
+    module, params = tiny()
+    other = jax.devices()[1]
+    mesh = jax.sharding.Mesh(np.array([[[[other]]]]), ("data", "fsdp", "expert", "tensor"))
+    options = {"sampling": SAMPLING, "samples_per_prompt": 3, "seed": 0}
+    for setting, value in ((jax.default_device, other), (jax.set_mesh, mesh)):
+        with setting(value):
+            there = (jax.sharding.get_mesh(), jax.config.jax_default_device)
+            params = jax.device_put(params, other)
+            rollouts = generate(module, params, PROMPTS, config=copied(lanes=3), **options)
+            monkeypatch.setattr(Programs, "run", run)
+            with counted_compiles() as compiles:
+                generate(module, params, PROMPTS, config=copied(lanes=3), **options)
+            monkeypatch.undo()
+        assert compiles.count == 0
+        np.testing.assert_array_equal(rollouts.tokens, sample(config=PLAIN).tokens)
+        threads, settings = zip(*seen, strict=True)
+        assert set(settings) == {there}
+        assert len(set(threads)) == 3
+        assert threading.get_ident() not in threads
+        seen.clear()
+
+
+def test_what_one_loop_raises_ends_the_rollout():
+    """Here the second loop's wave, which is asked for in its thread."""
+
+    def prompts():
+        yield PromptBatch(np.arange(2), (np.array([1]), np.array([2])), ({}, {}))
+        raise RuntimeError("no more")
+
+    module, params = tiny()
+    decode_params = prepare_params(module.config, params)
+    with pytest.raises(RuntimeError, match="no more"):
+        generate_groups(
+            module,
+            decode_params,
+            prompts(),
+            lambda _: False,
+            want=1,
+            budget=4,
+            longest_prompt=3,
+            sampling=SAMPLING,
+            samples_per_prompt=2,
+            seed=0,
+            config=copied(lanes=2),
+        )
 
 
 @pytest.mark.parametrize(

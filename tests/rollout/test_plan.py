@@ -65,6 +65,26 @@ def test_slots_are_whole_units_that_split_over_devices(multiple, slots, share):
     assert list(made.sizes) == sorted(set(made.sizes), reverse=True)
 
 
+@pytest.mark.parametrize("lanes", [0, 1, 2, 3, 100])
+@pytest.mark.parametrize("share", ["always", "never"])
+def test_lanes_have_slots_and_prompts_for_all_of_them(lanes, share):
+    made = make(lengths=[5] * 9, slots=24, lanes=lanes, share_prompts=share)
+    assert 1 <= made.lanes <= (lanes or 2)
+    assert 24 <= made.lanes * made.slots < 24 + made.lanes * made.unit
+    assert 9 <= made.lanes * made.bank_prompts < 9 + made.lanes
+    assert made.lanes <= 9
+
+
+def test_small_rollouts_and_meshes_have_one_lane():
+    assert make(lengths=[5], samples=30).lanes == 1
+    assert make(lengths=[5] * 30, slots=4).lanes == 1
+    devices = np.array(jax.devices()[:2]).reshape(2, 1, 1, 1)
+    with jax.set_mesh(jax.sharding.Mesh(devices, ("data", "fsdp", "expert", "tensor"))):
+        assert make(lengths=[5] * 30, slots=8, multiple=2).lanes == 1
+        with pytest.raises(UserError, match=r"rollout.lanes=2: .* use 1"):
+            make(lengths=[5] * 30, slots=8, multiple=2, lanes=2)
+
+
 def test_a_prompt_is_shared_where_its_responses_end_together_or_it_is_long():
     assert make(sampling=NEVER_END).unit == 4
     assert make(sampling=MAY_END).unit == 1
@@ -79,7 +99,7 @@ def test_cache_bytes_are_what_the_caches_take():
     sizes += made.slots * (made.rooms[-1] + made.rooms[-2])
     heads, key, value = TINY.cache_dims
     wanted = sizes * TINY.layers * heads * (key + value) * 4
-    assert plan.count_cache_bytes(TINY, made) == wanted
+    assert plan.count_cache_bytes(TINY, made) == wanted * made.lanes
     assert count_bytes([]) == 0
 
 
@@ -141,7 +161,9 @@ def test_this_machine_says_how_much_memory_is_free():
     assert 1e8 < free < 1e14
 
 
-@pytest.mark.parametrize("change", [{"slots": -1}, {"chunk": -1}, {"prefill_chunk": 0}])
+@pytest.mark.parametrize(
+    "change", [{"slots": -1}, {"lanes": -1}, {"chunk": -1}, {"prefill_chunk": 0}]
+)
 def test_impossible_settings_are_refused_by_name(change):
     with pytest.raises(ValueError, match=f"rollout.{next(iter(change))}"):
         RolloutConfig(**change)
