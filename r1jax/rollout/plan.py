@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -158,8 +157,7 @@ def choose_slots(rows: int, *, may_end: bool, has_tail: bool) -> int:
 def choose_lanes(slots: int) -> int:
     """Two, where a second core hardly helps a loop's small products but can run a loop of its own:
     on a CPU. More were not measured on more cores."""
-    worth_it = _on_cpu() and (os.cpu_count() or 1) > 1 and slots >= 8
-    return 2 if worth_it and jax.sharding.get_mesh().size <= 1 else 1
+    return 2 if _on_cpu() and jax.sharding.get_mesh().size <= 1 and slots >= 8 else 1
 
 
 def choose_chunk(has_tail: bool) -> int:
