@@ -112,10 +112,7 @@ def make_plan(
     shared = choose_sharing(config.share_prompts, prompt_room, sampling.max_tokens, may_end=may_end)
     unit = samples_per_prompt if shared and samples_per_prompt <= slots else 1
     slots = min(slots, rows)
-    if config.lanes > 1 and jax.sharding.get_mesh().size > 1:
-        raise UserError(
-            f"rollout.lanes={config.lanes}: the devices of a mesh share one loop; use 1"
-        )
+    require_one_lane(config, jax.sharding.get_mesh().size)
     lanes = min(config.lanes or choose_lanes(slots), prompts, slots // unit)
     multiple = unit * row_multiple
     slots = -(-slots // (lanes * multiple)) * multiple
@@ -230,6 +227,14 @@ def require_places(config: ModelConfig, longest: int, max_tokens: int) -> None:
             f"{config.reach} places. Lower data.max_prompt_tokens or sampling.max_tokens; or, for "
             "a model that is to learn longer texts, raise max_position_embeddings in its "
             "config.json"
+        )
+
+
+def require_one_lane(config: RolloutConfig, devices: int) -> None:
+    """Where devices work together, they must meet the same programs in the same order."""
+    if config.lanes > 1 and devices > 1:
+        raise UserError(
+            f"config.rollout.lanes={config.lanes}: {devices} devices share one loop; use 1"
         )
 
 

@@ -23,7 +23,7 @@ from r1jax.models import Transformer, init_params, lora
 from r1jax.models.axes import PARAM_AXES, logical_axes
 from r1jax.ops.sampling import SamplingParams
 from r1jax.rewards.grader import Grader
-from r1jax.rollout.plan import require_places
+from r1jax.rollout.plan import require_one_lane, require_places
 from r1jax.training.auxiliary import require_parts
 from r1jax.training.checkpoint import fingerprint
 from r1jax.training.grading import make_grader
@@ -152,9 +152,11 @@ def make_setup(config: Config, workdir: pathlib.Path | None = None) -> Setup:
     start = read_start(config, workdir)
     require_parts(config.auxiliary, start.model)
     require_places(start.model, config.data.max_prompt_tokens, config.sampling.max_tokens)
+    mesh = mesh_lib.make_mesh(**dataclasses.asdict(config.mesh))
+    require_one_lane(config.rollout, mesh.size)
     return Setup(
         config=config,
-        mesh=mesh_lib.make_mesh(**dataclasses.asdict(config.mesh)),
+        mesh=mesh,
         task=make_task(config.data.task, config.data.size),
         start=start,
         module=Transformer(start.model),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers import TINY, make_tiny
 
+from r1jax.config import from_config_dict
 from r1jax.errors import UserError
 from r1jax.ops.kv_cache import count_bytes
 from r1jax.ops.rope import RopeScaling
@@ -18,6 +19,7 @@ from r1jax.rollout import (
     plan,
     programs,
 )
+from r1jax.training.setup import make_setup
 
 MAY_END = SamplingParams(max_tokens=100, stop_ids=(1,))
 NEVER_END = SamplingParams(max_tokens=100)
@@ -81,8 +83,11 @@ def test_small_rollouts_and_meshes_have_one_lane():
     devices = np.array(jax.devices()[:2]).reshape(2, 1, 1, 1)
     with jax.set_mesh(jax.sharding.Mesh(devices, ("data", "fsdp", "expert", "tensor"))):
         assert make(lengths=[5] * 30, slots=8, multiple=2).lanes == 1
-        with pytest.raises(UserError, match=r"rollout.lanes=2: .* use 1"):
+        with pytest.raises(UserError, match=r"rollout.lanes=2: 2 devices .* use 1"):
             make(lengths=[5] * 30, slots=8, multiple=2, lanes=2)
+    config = {"model": {"layers": 1}, "rollout": {"lanes": 2}, "mesh": {"data": 2}}
+    with pytest.raises(UserError, match=r"config.rollout.lanes=2: 2 devices"):
+        make_setup(from_config_dict(config))  # before a run has begun
 
 
 def test_a_prompt_is_shared_where_its_responses_end_together_or_it_is_long():
