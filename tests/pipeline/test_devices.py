@@ -18,6 +18,8 @@ MESHES = {
     "fsdp": ["data=1", "fsdp=4"],
     "tensor": ["data=2", "fsdp=2", "tensor=2"],
 }
+# One CPU device decodes in two lanes, eight of a mesh in one: more steps, of fewer slots each.
+BY_LANES = {"rollout/steps", "rollout/busy_share"}
 
 
 @pytest.mark.slow
@@ -34,7 +36,7 @@ def test_a_run_on_eight_devices_is_the_run_on_one(eight, whole_run, tmp_path, me
     for there, here in zip(records(tmp_path), records(whole_run), strict=True):
         assert there.keys() == here.keys()
         assert [k for k in here if here[k] is None] == [k for k in there if there[k] is None]
-        for name in [k for k in here if isinstance(here[k], float | int)]:
+        for name in [k for k in here if isinstance(here[k], float | int) and k not in BY_LANES]:
             assert there[name] == pytest.approx(here[name], rel=2e-3, abs=2e-5), (name, here)
 
 
