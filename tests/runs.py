@@ -105,6 +105,10 @@ class Runs:
         )
 
 
+# One CPU device decodes in two lanes, eight of a mesh in one: more steps, of fewer slots each.
+BY_LANES = {"rollout/steps", "rollout/busy_share"}
+
+
 def records(workdir: pathlib.Path) -> list[dict]:
     """What was logged, by phase and step, without what differs from process to process."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from runs import records
+from runs import BY_LANES, records
 
 
 @pytest.fixture
@@ -18,8 +18,6 @@ MESHES = {
     "fsdp": ["data=1", "fsdp=4"],
     "tensor": ["data=2", "fsdp=2", "tensor=2"],
 }
-# One CPU device decodes in two lanes, eight of a mesh in one: more steps, of fewer slots each.
-BY_LANES = {"rollout/steps", "rollout/busy_share"}
 
 
 @pytest.mark.slow
