@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -143,15 +144,13 @@ class InFlight:
         first, *others = self._lanes
         outputs = first.so_far()
         for lane in others:
-            mine = lane.opened
-            outputs = jax.tree.map(
-                lambda known, new, mine=mine: np.where(
-                    mine.reshape(-1, *[1] * (new.ndim - 1)), new, known
-                ),
-                outputs,
-                lane.so_far(),
-            )
+            put = functools.partial(_put_rows, lane.opened)
+            outputs = jax.tree.map(put, outputs, lane.so_far())
         return outputs
+
+
+def _put_rows(chosen_R: np.ndarray, known: np.ndarray, new: np.ndarray) -> np.ndarray:
+    return np.where(chosen_R.reshape(-1, *[1] * (new.ndim - 1)), new, known)
 
 
 def _here(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -321,6 +321,21 @@ def test_loops_side_by_side_are_dispatched_from_threads_of_their_own(monkeypatch
         seen.clear()
 
 
+def test_what_there_is_so_far_is_of_all_loops():
+    """As far as a response has come, it is what it will be; in the end it is all there."""
+    rollout = start(MANY_PROMPTS, config=copied(slots=9, chunk=2, lanes=3))
+    wanted, looks, seen = plain_rollout(), rollout.finished(), []
+    for _ in range(3):
+        next(looks)
+        found = rollout.so_far()
+        seen.append(int(found.lengths.sum()))
+        for row, length in enumerate(found.lengths):
+            assert found.tokens[row, :length].tolist() == wanted.tokens[row, :length].tolist()
+    assert 0 < seen[0] < seen[2] < wanted.lengths.sum()
+    rollout.collect()
+    np.testing.assert_array_equal(rollout.so_far().lengths, wanted.lengths)
+
+
 def test_what_one_loop_raises_ends_the_rollout():
     """Here the second loop's wave, which is asked for in its thread."""
 
