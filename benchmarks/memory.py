@@ -40,13 +40,13 @@ MODELS: Mapping[str, dict[str, Any]] = {
         "model": {**TINY, "qk_norm": True},
         "data": {"max_prompt_tokens": 9},
         "sampling": {"max_tokens": 16},
-        "batch": {"tokens_per_device": 1024},
+        "batch": {"tokens_per_device": 1024, "lanes": 1},
     },
     "qwen2_5_1_5b": {
         "model": QWEN,
         "data": {"max_prompt_tokens": 1024},
         "sampling": {"max_tokens": 3000},
-        "batch": {"tokens_per_device": 4024},
+        "batch": {"tokens_per_device": 4024, "lanes": 1},
     },
 }
 PPO = {"rl": {"advantage": "gae"}}
@@ -81,7 +81,7 @@ def step_programs(config: Config, setup: Setup) -> tuple[dict[str, Program], dic
     """The programs of a step's updates, and the bytes of the state that a run keeps."""
     optimizer = make_optimizer(config.optim, config.rl.steps)
     state = abstract_state(setup, optimizer)
-    batch, used = abstract_batch(config, setup), np.int32(1)
+    batch, first, used = abstract_batch(config, setup), np.int32(0), np.int32(1)
     update: Any = rl.make_rl_update(setup, optimizer, {}, 1.0)
     critic = Critic(setup, abstract_critic(setup)) if config.rl.has_critic else None
     kept = {"policy": tree_bytes(state)}
@@ -89,11 +89,13 @@ def step_programs(config: Config, setup: Setup) -> tuple[dict[str, Program], dic
         programs = {"policy update": Program(update.lower(state, batch, used), state)}
         if config.objective.needs_reference:
             kept["reference"] = tree_bytes(state.params)
-            lowered = learning.evaluate_micro.lower(setup.module, state.params, batch, used, 1.0)
-            programs["reference pass"] = Program(lowered, state.params)
+            given = (setup.module, state.params, batch, first, used, 1.0)
+            programs["reference pass"] = Program(
+                learning.evaluate_micro.lower(*given), state.params
+            )
         if critic is not None:
             kept["critic"] = tree_bytes(critic.state)
-            lowered = critic.appraise.lower(critic.state.params, batch, used)
+            lowered = critic.predict.lower(critic.state.params, batch, first, used)
             programs["values"] = Program(lowered, critic.state.params)
             batch = dataclasses.replace(batch, values=batch.advantages, returns=batch.advantages)
             critic_update: Any = critic.update_at(config.critic.clip)

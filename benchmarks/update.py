@@ -24,17 +24,19 @@ from r1jax.config import Config, from_config_dict
 from r1jax.ops.attention import packed_mask
 from r1jax.training import batches as batches_lib
 from r1jax.training import learning, step
+from r1jax.training.lanes import choose_lanes
 from r1jax.training.optimizer import make_optimizer
 from r1jax.types import Graded, PackedBatch, PromptBatch, Rollouts, TrainState
 
 TOKENS_PER_DEVICE = flags.DEFINE_integer("tokens_per_device", 0, "of a micro-batch; 0 = default")
+LANES = flags.DEFINE_integer("lanes", 0, "config.batch.lanes")
 ROW_LENGTH = flags.DEFINE_integer("row_length", 0, "config.batch.row_length")
 SHARE_PROMPTS = flags.DEFINE_bool("share_prompts", None, "config.batch.share_prompts")
 REMAT = flags.DEFINE_string("remat", "dots", "config.model.remat")
 
 
 def make_config(workload: Workload) -> Config:
-    batch: dict[str, Any] = {"row_length": ROW_LENGTH.value}
+    batch: dict[str, Any] = {"row_length": ROW_LENGTH.value, "lanes": LANES.value}
     if TOKENS_PER_DEVICE.value:
         batch["tokens_per_device"] = TOKENS_PER_DEVICE.value
     if SHARE_PROMPTS.value is not None:
@@ -61,7 +63,9 @@ class Learner:
         optimizer = make_optimizer(self.config.optim, common.STEPS.value)
         objective = self.config.objective
         loss = step.make_policy_loss(self.module, objective, temperature=1.0, on_policy=True)
-        self.update = step.make_update(loss, step.make_policy_weights(objective), optimizer)
+        weigh = step.make_policy_weights(objective)
+        lanes = choose_lanes(self.config.batch, self.mesh)
+        self.update = step.make_update(loss, weigh, optimizer, lanes=lanes)
         self.state: TrainState = step.init_state(params, optimizer)
 
     def learn(self, rollouts: Rollouts, number: int) -> list[tuple[PackedBatch, int]]:

@@ -158,7 +158,8 @@ class PretrainConfig:
 class BatchConfig:
     """How an update is cut up. Changes memory and speed, never the result."""
 
-    tokens_per_device: int = 0  # of one micro-batch; 0 = what suits the kind of device
+    tokens_per_device: int = 0  # in micro-batches at work; 0 = what suits the kind of device
+    lanes: int = 0  # micro-batches a device works on at once; 0 = `training.lanes.choose_lanes`
     row_length: int = 0  # 0 = the longest prompt and response, or a prompt and all that share it
     # Whether responses that share a row share their prompt's places too; None = where prompts are
     # long: at least as long as responses, and as a block of attention.
@@ -431,6 +432,7 @@ def _run_problems(config: Config) -> list[Problem]:
         *_auxiliary_problems(config),
         below("batch.tokens_per_device", config.batch.tokens_per_device, 0),
         below("batch.row_length", config.batch.row_length, 0),
+        below("batch.lanes", config.batch.lanes, 0),
         below("eval.every", config.eval.every, 0),
         below("eval.prompts", config.eval.prompts, 1),
         below("eval.samples", config.eval.samples, 1),

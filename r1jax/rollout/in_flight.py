@@ -1,7 +1,5 @@
 """A rollout under way: lanes side by side, what they wrote down, and how it went."""
 
-import concurrent.futures
-import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -9,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from r1jax.aside import Aside
 from r1jax.rollout.lane import Lane, Waves
 from r1jax.rollout.partial import Carried, take_groups
 from r1jax.rollout.programs import Programs, Requests
@@ -37,7 +36,7 @@ class InFlight:
         self._stopped = False
         stops = StopStrings(programs.sampling.stop_strings, decode_text)
         alone = self._plan.lanes == 1
-        self._calls = [_here if alone else _Aside() for _ in range(self._plan.lanes)]
+        self._calls = [_here if alone else Aside() for _ in range(self._plan.lanes)]
         self._lanes = [
             call(Lane, programs, start, self._waves, stops)
             for call in self._calls
@@ -155,22 +154,3 @@ def _put_rows(chosen_R: np.ndarray, known: np.ndarray, new: np.ndarray) -> np.nd
 
 def _here(function: Callable[..., Any], *arguments: Any) -> Any:
     return function(*arguments)
-
-
-class _Aside:
-    """Calls a function in a thread of its own, and waits for it: XLA:CPU runs what one thread
-    dispatches one after the other, what two dispatch at the same time."""
-
-    def __init__(self) -> None:
-        self._thread = concurrent.futures.ThreadPoolExecutor(1)
-        self._mesh = jax.sharding.get_mesh()
-        self._device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
-
-    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return self._thread.submit(self._call, function, *arguments).result()
-
-    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """As it would be here: both settings are of a thread."""
-        mesh = contextlib.nullcontext() if self._mesh.empty else jax.set_mesh(self._mesh)
-        with mesh, jax.default_device(self._device):
-            return function(*arguments)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from r1jax.aside import require_one_lane
 from r1jax.errors import UserError
 from r1jax.models.config import ModelConfig
 from r1jax.ops.kv_cache import count_bytes
@@ -112,7 +113,7 @@ def make_plan(
     shared = choose_sharing(config.share_prompts, prompt_room, sampling.max_tokens, may_end=may_end)
     unit = samples_per_prompt if shared and samples_per_prompt <= slots else 1
     slots = min(slots, rows)
-    require_one_lane(config, jax.sharding.get_mesh().size)
+    require_one_lane("rollout", config.lanes, jax.sharding.get_mesh().size)
     lanes = min(config.lanes or choose_lanes(slots), prompts, slots // unit)
     multiple = unit * row_multiple
     slots = -(-slots // (lanes * multiple)) * multiple
@@ -227,14 +228,6 @@ def require_places(config: ModelConfig, longest: int, max_tokens: int) -> None:
             f"{config.reach} places. Lower data.max_prompt_tokens or sampling.max_tokens; or, for "
             "a model that is to learn longer texts, raise max_position_embeddings in its "
             "config.json"
-        )
-
-
-def require_one_lane(config: RolloutConfig, devices: int) -> None:
-    """Where devices work together, they must meet the same programs in the same order."""
-    if config.lanes > 1 and devices > 1:
-        raise UserError(
-            f"config.rollout.lanes={config.lanes}: {devices} devices share one loop; use 1"
         )
 
 

@@ -1,35 +1,25 @@
 """The update of adapters: the same as any other, with the base beside the state."""
 
-import functools
 from typing import Any
 
-import jax
 import optax
-from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from r1jax.models import lora
-from r1jax.training.step import LossFn, Told, UpdateFn, WeighFn, Weights, update_step
-from r1jax.types import PackedBatch, Params, Stats, TrainState
+from r1jax.training.step import LossFn, Told, UpdateFn, WeighFn, Weights, make_update
+from r1jax.types import PackedBatch, Params
 
 
-def adapter_step(
-    state: TrainState,
-    base: Any,
-    batch: PackedBatch,
-    used: ArrayLike,
-    *,
-    scale: float,
-    loss_fn: LossFn,
-    weigh: WeighFn,
-    optimizer: optax.GradientTransformation,
-) -> tuple[TrainState, Stats]:
-    """`step.update_step` of a state of adapters: gradients and moments are of them alone."""
+def adapter_loss(loss_fn: LossFn, scale: float) -> LossFn:
+    """`loss_fn` of a base with adapters, as one of the adapters: gradients and moments are of them
+    alone. It is told of the base, which is frozen."""
 
-    def joined(adapters: Params, micro: PackedBatch, weights: Weights) -> tuple[Array, Told]:
+    def joined(
+        adapters: Params, micro: PackedBatch, weights: Weights, base: Any
+    ) -> tuple[Array, Told]:
         return loss_fn(lora.join(base, adapters, scale), micro, weights)
 
-    return update_step(state, batch, used, loss_fn=joined, weigh=weigh, optimizer=optimizer)
+    return joined
 
 
 def make_adapter_update(
@@ -38,10 +28,9 @@ def make_adapter_update(
     optimizer: optax.GradientTransformation,
     base_params: Params,
     scale: float,
+    *,
+    lanes: int = 1,
 ) -> UpdateFn:
-    """`step.make_update` for adapters. The base is an argument of the program, not a constant."""
-    step = functools.partial(
-        adapter_step, scale=scale, loss_fn=loss_fn, weigh=weigh, optimizer=optimizer
-    )
-    compiled = jax.jit(step, donate_argnums=0)
-    return lambda state, batch, used: compiled(state, base_params, batch, used)
+    """`step.make_update` for adapters."""
+    loss_fn = adapter_loss(loss_fn, scale)
+    return make_update(loss_fn, weigh, optimizer, lanes=lanes, frozen=(base_params,))

@@ -12,10 +12,11 @@ from r1jax.config import BatchConfig, Config
 from r1jax.errors import UserError
 from r1jax.ops import attention as attention_lib
 from r1jax.ops import packing
+from r1jax.training.lanes import choose_lanes
 from r1jax.types import Graded, PackedBatch
 
-# Tokens of a device's micro-batch. Measured on two CPU cores, a model of 6 layers, 256 wide: 1536
-# and 3072 are alike where prompts are short, 3072 is a sixth faster where a row holds a group.
+# Tokens of the micro-batches that a device has at work. Measured on two CPU cores, a model of 6
+# layers, 256 wide: two lanes of 1536 are as fast as two of 3072 or faster (docs/training.md).
 TOKENS_PER_DEVICE = {"cpu": 3072}
 OTHER_TOKENS_PER_DEVICE = 8192
 
@@ -56,11 +57,13 @@ def make_batch_shape(
             "tokens; raise it, or use 0 for the least that fits"
         )
     devices = math.prod(mesh.shape[axis] for axis in mesh_lib.BATCH_AXES)
-    rows_per_micro = max(1, tokens // row_length) * devices
+    lanes = choose_lanes(batch, mesh)
+    rows_per_micro = max(1, tokens // lanes // row_length) * devices
     # Best fit opens a row only when no other has room, so every row but the last holds this many.
     per_row = max(1, row_length // longest)
     rows = -(-sequences // per_row)
-    rows_per_micro = min(rows_per_micro, _round_up(rows, devices))
+    micro_batches = -(-rows // rows_per_micro)
+    rows_per_micro = _round_up(-(-rows // micro_batches), devices)  # as even as can be
     return BatchShape(
         row_length, _round_up(rows, rows_per_micro), rows_per_micro, shared_prompt > 0
     )

@@ -26,6 +26,7 @@ from r1jax.models.transformer import without_head
 from r1jax.objectives import advantages as advantages_lib
 from r1jax.objectives import kl as kl_lib
 from r1jax.objectives.value import clipped_value_loss
+from r1jax.training.lanes import add_shares, by_lane
 from r1jax.training.optimizer import make_optimizer
 from r1jax.training.setup import Setup, with_shardings
 from r1jax.training.step import (
@@ -57,9 +58,9 @@ class Critic:
         self._module, _ = without_head(setup.module, {})
         self._optimizer = make_critic_optimizer(config)
         self._options = config.critic
-        self.appraise = jax.jit(
-            functools.partial(appraise, self._module, config.critic, reward_kl(config))
-        )
+        self._lanes = setup.lanes
+        self.predict = jax.jit(functools.partial(predict, self._module))
+        self._appraise = jax.jit(functools.partial(appraise, config.critic, reward_kl(config)))
         self._settle = jax.jit(functools.partial(settle, whiten=config.critic.whiten))
         self.update_at = functools.cache(self._make_update)
 
@@ -71,7 +72,7 @@ class Critic:
         if not batches:
             return [], {}
         found = [
-            self.appraise(self.state.params, batch, np.int32(count))
+            self._appraise(batch, self._values(batch, count))
             for batch, count in zip(batches, used, strict=True)
         ]
         found, stats = self._settle(found, [batch.mask for batch in batches])
@@ -91,9 +92,13 @@ class Critic:
             "value/grad_norm": stats["grad_norm"],
         }
 
+    def _values(self, batch: PackedBatch, used: int) -> Array:
+        work = functools.partial(self.predict, self.state.params, batch)
+        return add_shares(by_lane(self._lanes, batch, used, work))
+
     def _make_update(self, clip: float | None) -> UpdateFn:
         loss = make_value_loss(self._module, clip)
-        return make_update(loss, supervised_weights, self._optimizer)
+        return make_update(loss, supervised_weights, self._optimizer, lanes=self._lanes)
 
 
 def reward_kl(config: Config) -> float:
@@ -109,23 +114,24 @@ def predict_values(module: Transformer, params: Params, micro: PackedBatch) -> F
     return jnp.take_along_axis(by_place, micro.sources, axis=1)
 
 
-def appraise(
-    module: Transformer,
-    options: CriticConfig,
-    kl_coef: float,
-    params: Params,
-    batch: PackedBatch,
-    used: ArrayLike,
-) -> Appraisal:
-    """Values, advantages and returns of the first `used` micro-batches of an [M, B, T] batch, in
-    whose `advantages` every token has its response's outcome."""
+def predict(
+    module: Transformer, params: Params, batch: PackedBatch, first: ArrayLike, end: ArrayLike
+) -> Float[Array, "M B T"]:
+    """Values of micro-batches `first` to `end`, zeros in the others."""
 
     def one(index: Array, found: Array) -> Array:
         micro = jax.tree.map(lambda leaf: leaf[index], batch)
         return found.at[index].set(predict_values(module, params, micro))
 
     zeros = jnp.zeros(batch.mask.shape, jnp.float32)
-    values = jax.lax.fori_loop(0, used, one, zeros)
+    return jax.lax.fori_loop(first, end, one, zeros)
+
+
+def appraise(
+    options: CriticConfig, kl_coef: float, batch: PackedBatch, values: Float[Array, "M B T"]
+) -> Appraisal:
+    """Values, advantages and returns of an [M, B, T] batch, in whose `advantages` every token has
+    its response's outcome."""
     return jax.vmap(functools.partial(estimate, options, kl_coef))(batch, values)
 
 

@@ -16,6 +16,7 @@ from r1jax.config import Config
 from r1jax.objectives import advantages as advantages_lib
 from r1jax.rollout.stop_strings import Decoder
 from r1jax.training.batches import BatchShape, Minibatch, deal, pack_rows
+from r1jax.training.lanes import add_shares, by_lane
 from r1jax.training.setup import Setup
 from r1jax.training.step import forward
 from r1jax.types import Graded, PackedBatch, Params
@@ -153,7 +154,7 @@ def with_reference(
     """The batch with the reference's log-probs; untouched where no KL asks for them."""
     if reference is None:
         return batch
-    logp_ref, _ = evaluate_micro(setup.module, reference, batch, np.int32(used), temperature)
+    logp_ref, _ = evaluate_batch(setup, reference, batch, used, temperature)
     return dataclasses.replace(batch, logp_ref=logp_ref)
 
 
@@ -161,7 +162,7 @@ def with_old_policy(
     setup: Setup, policy: Params, batch: PackedBatch, used: int, temperature: float
 ) -> PackedBatch:
     """The batch with the log-probs of the policy as it is before the step's updates."""
-    logp_old, _ = evaluate_micro(setup.module, policy, batch, np.int32(used), temperature)
+    logp_old, _ = evaluate_batch(setup, policy, batch, used, temperature)
     return dataclasses.replace(batch, logp_old=logp_old)
 
 
@@ -175,7 +176,7 @@ def with_zero_variance(
 ) -> PackedBatch:
     """RL-ZVP (2509.21880): tokens of flat groups get their advantage from their entropy, under the
     policy that is about to be updated."""
-    _, entropy = evaluate_micro(setup.module, policy, batch, np.int32(used), temperature)
+    _, entropy = evaluate_batch(setup, policy, batch, used, temperature)
     alpha = setup.config.rl.dynamic.zvp_alpha
     missing = max(0, setup.config.rl.prompts_per_step - len(verdicts_P))
     shaped = _zero_variance(batch, entropy, np.pad(verdicts_P, (0, missing)), alpha)
@@ -200,11 +201,27 @@ def _zero_variance(
     return shaped.reshape(batch.mask.shape)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def evaluate_micro(
-    module: Any, params: Params, batch: PackedBatch, used: ArrayLike, temperature: float
+def evaluate_batch(
+    setup: Setup, params: Params, batch: PackedBatch, used: int, temperature: float
 ) -> tuple[Array, Array]:
     """(log-probs, entropies) of the first `used` micro-batches, zeros in the others."""
+
+    def work(first: np.int32, end: np.int32) -> tuple[Array, Array]:
+        return evaluate_micro(setup.module, params, batch, first, end, temperature)
+
+    return add_shares(by_lane(setup.lanes, batch, used, work))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5))
+def evaluate_micro(
+    module: Any,
+    params: Params,
+    batch: PackedBatch,
+    first: ArrayLike,
+    end: ArrayLike,
+    temperature: float,
+) -> tuple[Array, Array]:
+    """(log-probs, entropies) of micro-batches `first` to `end`, zeros in the others."""
 
     def one(index: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
         micro = jax.tree.map(lambda leaf: leaf[index], batch)
@@ -212,4 +229,4 @@ def evaluate_micro(
         return found[0].at[index].set(new.logp), found[1].at[index].set(new.entropy)
 
     zeros = jnp.zeros(batch.mask.shape, batch.logp_ref.dtype)
-    return jax.lax.fori_loop(0, used, one, (zeros, zeros))
+    return jax.lax.fori_loop(first, end, one, (zeros, zeros))

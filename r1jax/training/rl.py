@@ -387,5 +387,9 @@ def make_rl_update(
     )
     weights = make_policy_weights(config.objective)
     if setup.trains_adapters:
-        return make_adapter_update(loss, weights, optimizer, base_params, config.lora.scale)
-    return make_update(loss, weights, optimizer, rebalance=config.auxiliary.rebalance)
+        return make_adapter_update(
+            loss, weights, optimizer, base_params, config.lora.scale, lanes=setup.lanes
+        )
+    return make_update(
+        loss, weights, optimizer, rebalance=config.auxiliary.rebalance, lanes=setup.lanes
+    )

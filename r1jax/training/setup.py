@@ -13,6 +13,7 @@ import optax
 
 from r1jax import cluster
 from r1jax import mesh as mesh_lib
+from r1jax.aside import require_one_lane
 from r1jax.config import Config
 from r1jax.data import mixture, sources, templates
 from r1jax.data.mixture import Curriculum
@@ -23,10 +24,11 @@ from r1jax.models import Transformer, init_params, lora
 from r1jax.models.axes import PARAM_AXES, logical_axes
 from r1jax.ops.sampling import SamplingParams
 from r1jax.rewards.grader import Grader
-from r1jax.rollout.plan import require_one_lane, require_places
+from r1jax.rollout.plan import require_places
 from r1jax.training.auxiliary import require_parts
 from r1jax.training.checkpoint import fingerprint
 from r1jax.training.grading import make_grader
+from r1jax.training.lanes import choose_lanes
 from r1jax.training.questions import Files, read_files
 from r1jax.training.start import Start, read_start
 from r1jax.training.step import init_state
@@ -53,6 +55,11 @@ class Setup:
     @property
     def sampling(self) -> SamplingParams:
         return dataclasses.replace(self.config.sampling, stop_ids=self.start.stop_ids)
+
+    @property
+    def lanes(self) -> int:
+        """Of updates, and of passes over their batches."""
+        return choose_lanes(self.config.batch, self.mesh)
 
     def sampling_at(self, step: int) -> SamplingParams:
         """How an RL step samples: with the length and temperature of its stage."""
@@ -153,7 +160,8 @@ def make_setup(config: Config, workdir: pathlib.Path | None = None) -> Setup:
     require_parts(config.auxiliary, start.model)
     require_places(start.model, config.data.max_prompt_tokens, config.sampling.max_tokens)
     mesh = mesh_lib.make_mesh(**dataclasses.asdict(config.mesh))
-    require_one_lane(config.rollout, mesh.size)
+    require_one_lane("rollout", config.rollout.lanes, mesh.size)
+    require_one_lane("batch", config.batch.lanes, mesh.size)
     return Setup(
         config=config,
         mesh=mesh,

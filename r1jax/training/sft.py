@@ -61,6 +61,7 @@ def _train(session, state, optimizer, checkpoints, first):
         supervised_weights,
         optimizer,
         rebalance=auxiliary.rebalance,
+        lanes=setup.lanes,
     )
     progress = session.progress(PHASE, steps, first)
     for step in range(first, steps):

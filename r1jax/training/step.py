@@ -2,11 +2,12 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array
@@ -26,6 +27,7 @@ from r1jax.objectives.policy import (
 )
 from r1jax.ops.logprobs import scored_logprobs, token_logprobs
 from r1jax.training.auxiliary import Shares, auxiliary_loss, batch_shares
+from r1jax.training.lanes import by_lane
 from r1jax.types import PackedBatch, Params, Stats, TrainState
 
 _NO_AUXILIARY = AuxiliaryConfig()
@@ -45,8 +47,9 @@ class Weights(NamedTuple):
     shares: Shares
 
 
-# (params, one micro-batch, its weights) -> (its share of the step's loss, what else there is)
-LossFn = Callable[[Params, PackedBatch, Weights], tuple[Array, Told]]
+# (params, one micro-batch, its weights; what is frozen, if anything) -> (its share of the step's
+# loss, what else there is)
+LossFn = Callable[..., tuple[Array, Told]]
 # whole batch -> each token's weight in the step's loss
 WeighFn = Callable[[PackedBatch], Array]
 UpdateFn = Callable[[TrainState, PackedBatch, ArrayLike], tuple[TrainState, Stats]]
@@ -62,7 +65,7 @@ def update_step(
     state: TrainState,
     batch: PackedBatch,
     used: ArrayLike,
-    *,
+    *frozen: Any,
     loss_fn: LossFn,
     weigh: WeighFn,
     optimizer: optax.GradientTransformation,
@@ -70,33 +73,61 @@ def update_step(
 ) -> tuple[TrainState, Stats]:
     """One optimizer step over the first `used` of the [M, B, T] micro-batches.
 
+    `rebalance`: how far the selection bias of each expert then moves against its load.
+    """
+    found = gradients(state.params, batch, 0, used, *frozen, loss_fn=loss_fn, weigh=weigh)
+    return apply_gradients(state, (found,), optimizer=optimizer, rebalance=rebalance)
+
+
+Gradients = tuple[Params, Told]  # of the step's loss, as far as some micro-batches make it
+
+
+def gradients(
+    params: Params,
+    batch: PackedBatch,
+    first: ArrayLike,
+    end: ArrayLike,
+    *frozen: Any,
+    loss_fn: LossFn,
+    weigh: WeighFn,
+) -> Gradients:
+    """Summed over micro-batches `first` to `end`, in float32.
+
     Weights are computed over the whole batch first, so the sum of the micro-batches' losses is the
-    loss of the batch however it was cut. Gradients are summed in float32. `rebalance`: how far the
-    selection bias of each expert then moves against its load.
+    loss of the batch however it was cut. `frozen`: what else `loss_fn` is told.
     """
     weights = Weights(weigh(batch), batch_shares(batch))
 
-    def one(index: Array) -> tuple[Params, Told]:
+    def one(index: Array) -> Gradients:
         micro, micro_weights = jax.tree.map(lambda leaf: leaf[index], (batch, weights))
         (loss, told), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.params, micro, micro_weights
+            params, micro, micro_weights, *frozen
         )
         return grads, told._replace(stats={**told.stats, "loss": loss})
-
-    def accumulate(index: Array, total: tuple[Params, Told]) -> tuple[Params, Told]:
-        (sums, so_far), (grads, told) = total, one(index)
-        routing = jax.tree.map(jnp.add, so_far.routing, told.routing)
-        return (
-            jax.tree.map(jnp.add, sums, grads),
-            Told(add_stats(so_far.stats, told.stats), routing),
-        )
 
     # Zeros, not the first micro-batch: the loss is then compiled once. Statistics that end in
     # `max` are of values from 0 up.
     zeros = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(one, jnp.int32(0))
     )
-    grads, (stats, routing) = jax.lax.fori_loop(0, used, accumulate, zeros)
+    return jax.lax.fori_loop(first, end, lambda at, total: add_gradients(total, one(at)), zeros)
+
+
+def add_gradients(total: Gradients, more: Gradients) -> Gradients:
+    (sums, so_far), (grads, told) = total, more
+    routing = jax.tree.map(jnp.add, so_far.routing, told.routing)
+    return jax.tree.map(jnp.add, sums, grads), Told(add_stats(so_far.stats, told.stats), routing)
+
+
+def apply_gradients(
+    state: TrainState,
+    parts: Sequence[Gradients],
+    *,
+    optimizer: optax.GradientTransformation,
+    rebalance: float,
+) -> tuple[TrainState, Stats]:
+    """The optimizer's step by the sum of `parts`."""
+    grads, (stats, routing) = functools.reduce(add_gradients, parts)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = cast(Params, optax.apply_updates(state.params, updates))
     stats = {**mean_stats(stats), "grad_norm": optax.tree.norm(grads)}
@@ -113,12 +144,29 @@ def make_update(
     optimizer: optax.GradientTransformation,
     *,
     rebalance: float = 0.0,
+    lanes: int = 1,
+    frozen: tuple[Any, ...] = (),
 ) -> UpdateFn:
-    """`update_step` compiled, the old state's memory given to the new one."""
-    step = functools.partial(
-        update_step, loss_fn=loss_fn, weigh=weigh, optimizer=optimizer, rebalance=rebalance
-    )
-    return jax.jit(step, donate_argnums=0)
+    """`update_step` compiled, the old state's memory given to the new one.
+
+    With several `lanes` the gradients are a program of their own, which each lane runs on its share
+    of the micro-batches. `frozen` are arguments of the program, not constants in it.
+    """
+    of_loss = {"loss_fn": loss_fn, "weigh": weigh}
+    of_step = {"optimizer": optimizer, "rebalance": rebalance}
+    if lanes == 1:
+        whole = jax.jit(functools.partial(update_step, **of_loss, **of_step), donate_argnums=0)
+        return (lambda *given: whole(*given, *frozen)) if frozen else whole
+    share = jax.jit(functools.partial(gradients, **of_loss))
+    finish = jax.jit(functools.partial(apply_gradients, **of_step), donate_argnums=0)
+
+    def update(state: TrainState, batch: PackedBatch, used: ArrayLike) -> tuple[TrainState, Stats]:
+        def work(first: np.int32, end: np.int32) -> Gradients:
+            return share(state.params, batch, first, end, *frozen)
+
+        return finish(state, by_lane(lanes, batch, used, work))
+
+    return update
 
 
 class Forward(NamedTuple):

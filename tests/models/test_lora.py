@@ -19,10 +19,16 @@ from r1jax.models.config import MlaConfig
 from r1jax.models.hf import peft
 from r1jax.ops import packing
 from r1jax.ops.sampling import SamplingParams
-from r1jax.training.adapters import adapter_step, make_adapter_update
+from r1jax.training.adapters import adapter_loss, make_adapter_update
 from r1jax.training.auxiliary import batch_shares
 from r1jax.training.optimizer import make_optimizer
-from r1jax.training.step import Weights, init_state, make_supervised_loss, supervised_weights
+from r1jax.training.step import (
+    Weights,
+    init_state,
+    make_supervised_loss,
+    supervised_weights,
+    update_step,
+)
 
 TOKENS = jnp.arange(12, dtype=jnp.int32).reshape(2, 6)
 SCALE = 0.5
@@ -114,12 +120,8 @@ def small_batch():
     return batch, np.int32(used)
 
 
-def make_update(module, params, optimizer):
-    loss = make_supervised_loss(module)
-    return make_adapter_update(loss, supervised_weights, optimizer, params, SCALE)
-
-
-def test_an_update_trains_adapters_and_nothing_else():
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_an_update_trains_adapters_and_nothing_else(lanes):
     module, params = make_tiny()
     before = jax.tree.map(np.array, params)
     adapters = make_adapters(params)
@@ -135,7 +137,8 @@ def test_an_update_trains_adapters_and_nothing_else():
     wanted = jax.jit(jax.grad(loss))(adapters)
     optimizer = optax.sgd(1.0)
     state = init_state(adapters, optimizer)
-    state, stats = make_update(module, params, optimizer)(state, batch, used)
+    given = (make_supervised_loss(module), supervised_weights, optimizer, params, SCALE)
+    state, stats = make_adapter_update(*given, lanes=lanes)(state, batch, used)
     jax.tree.map(
         lambda new, old, grad: np.testing.assert_allclose(old - new, grad, atol=2e-6),
         *(state.params, start, wanted),
@@ -156,13 +159,12 @@ def test_no_second_copy_of_the_model_is_held(remat):
     optimizer = make_optimizer(OptimConfig(), 1)
     state = jax.eval_shape(functools.partial(init_state, optimizer=optimizer), adapters)
     step = functools.partial(
-        adapter_step,
-        scale=SCALE,
-        loss_fn=make_supervised_loss(module),
+        update_step,
+        loss_fn=adapter_loss(make_supervised_loss(module), SCALE),
         weigh=supervised_weights,
         optimizer=optimizer,
     )
-    lowered = jax.jit(step, donate_argnums=0).lower(state, params, *small_batch())
+    lowered = jax.jit(step, donate_argnums=0).lower(state, *small_batch(), params)
     compiled = compile_fully(lowered)
     layers = sum(leaf.size * 4 for leaf in jax.tree.leaves(params["layers"]))
     assert compiled.memory_analysis().temp_size_in_bytes < layers / 2

@@ -49,8 +49,9 @@ def make_batch(*, share_prompts=False) -> tuple[PackedBatch, int]:
 def appraise(batch, used, **options):
     module, params = tiny()
     config = dataclasses.replace(CriticConfig(), **options)
-    program = jax.jit(functools.partial(critic.appraise, module, config, KL_COEF))
-    return jax.device_get(program(params, batch, np.int32(used)))
+    values = jax.jit(functools.partial(critic.predict, module))(params, batch, 0, used)
+    program = jax.jit(functools.partial(critic.appraise, config, KL_COEF))
+    return jax.device_get(program(batch, values))
 
 
 def hidden_of(batch, used):
