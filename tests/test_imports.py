@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "data": DATA,
     "rewards": DATA,
     "mesh": LEAVES,
+    "aside": {"errors"},
     "cluster": {"errors", "last_words"},
     "ops": LEAVES | {"mesh"},
     "models": LEAVES | {"ops", "mesh"},
@@ -37,10 +38,11 @@ MAY_IMPORT = {
         "rewards",
         "rollout",
     },
-    "rollout": LEAVES | {"ops", "mesh", "models"},
+    "rollout": LEAVES | {"aside", "ops", "mesh", "models"},
     "monitor": LEAVES,
     "training": LEAVES
     | {
+        "aside",
         "cluster",
         "config",
         "data",

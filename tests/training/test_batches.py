@@ -28,7 +28,7 @@ def shape_of(prompt, response, *, backend="xla", **batch):
 
 
 def test_long_prompts_are_shared_in_rows_of_a_whole_group():
-    shape = shape_of(512, 64, tokens_per_device=4096)
+    shape = shape_of(512, 64, lanes=1, tokens_per_device=4096)
     assert shape.share_prompts
     assert shape.row_length == 1536  # 512 + 16 x 64
     assert shape.rows_per_micro == 2
@@ -71,9 +71,14 @@ def test_a_row_is_never_shorter_than_a_sequence():
 
 def test_micro_batches_default_to_what_suits_the_device():
     tokens = batches.TOKENS_PER_DEVICE[jax.default_backend()]
-    shape = shape_of(64, 128)
-    assert shape.rows_per_micro * shape.row_length <= tokens < 2 * tokens
-    assert shape.rows_per_micro == tokens // 192
+    assert shape_of(64, 128, lanes=1).rows_per_micro == tokens // 192
+    assert shape_of(64, 128).rows_per_micro == tokens // 2 // 192  # there are two lanes
+
+
+def test_micro_batches_are_as_even_as_can_be():
+    """64 rows, at most 24 of them at a time."""
+    shape = shape_of(64, 128, lanes=1, tokens_per_device=24 * 192)
+    assert (shape.rows_per_micro, shape.rows) == (22, 66)
 
 
 @pytest.mark.parametrize("share_prompts", [False, True])
