@@ -156,7 +156,7 @@ class PretrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class BatchConfig:
-    """How an update is cut up. Changes memory and speed, never the result."""
+    """How an update is cut up. Changes memory and speed, the result to rounding only."""
 
     tokens_per_device: int = 0  # in micro-batches at work; 0 = what suits the kind of device
     lanes: int = 0  # micro-batches a device works on at once; 0 = `training.lanes.choose_lanes`
