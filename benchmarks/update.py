@@ -5,11 +5,14 @@
 
 The sampled responses are made up, of the lengths that the workload's would have. Prints one JSON
 line with the peers' keys; `matmul_fraction` is the arithmetic that the packed batch needs (see
-`common.update_flops`), over the measured rate of a plain matrix product.
+`common.update_flops`), over the rate of a plain matrix product measured before and after each
+update: the rate of a shared machine moves within a run.
 """
 
+import itertools
 import json
 import operator
+import statistics
 import time
 from typing import Any
 
@@ -130,13 +133,16 @@ def main(_: Any) -> None:
         return
     workload = WORKLOADS[common.WORKLOAD.value]
     learner = Learner(workload)
-    seconds, tokens, batches = [], [], []
+    seconds, tokens, flops = [], [], []
+    limits = [common.matmul_flops()]
     for number in range(common.STEPS.value):
         rollouts = made_up_rollouts(workload, number)
         start = time.perf_counter()
         batches = learner.learn(rollouts, number)
         seconds.append(time.perf_counter() - start)
+        limits.append(common.matmul_flops())
         tokens.append(int(rollouts.lengths.sum()))
+        flops.append(needed_flops(workload, batches))
     steady = slice(min(2, len(seconds) - 1), None)
     none = [0.0] * len(seconds)
     line = common.report(
@@ -145,12 +151,12 @@ def main(_: Any) -> None:
         updates=seconds[steady],
         tokens=tokens[steady],
     )
-    limit = common.matmul_flops()
-    flops = needed_flops(workload, batches)
+    around = [(before + after) / 2 for before, after in itertools.pairwise(limits)]
+    fractions = [n / s / rate for n, s, rate in zip(flops, seconds, around, strict=True)]
     line |= {
-        "gflop": round(flops / 1e9, 1),
-        "matmul_gflops": round(limit / 1e9, 1),
-        "matmul_fraction": round(flops / line["update_s"] / limit, 3),
+        "gflop": round(statistics.median(flops[steady]) / 1e9, 1),
+        "matmul_gflops": round(statistics.median(around[steady]) / 1e9, 1),
+        "matmul_fraction": round(statistics.median(fractions[steady]), 3),
         "row_length": learner.shape.row_length,
         "micro_batches": sum(used for _, used in batches),
     }

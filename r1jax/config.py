@@ -161,8 +161,8 @@ class BatchConfig:
     tokens_per_device: int = 0  # in micro-batches at work; 0 = what suits the kind of device
     lanes: int = 0  # micro-batches a device works on at once; 0 = `training.lanes.choose_lanes`
     row_length: int = 0  # 0 = the longest prompt and response, or a prompt and all that share it
-    # Whether responses that share a row share their prompt's places too; None = where prompts are
-    # long: at least as long as responses, and as a block of attention.
+    # Whether responses that share a row share their prompt's places too; None = where that saves
+    # time (docs/training.md).
     share_prompts: bool | None = None
 
 

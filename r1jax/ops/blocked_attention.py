@@ -53,7 +53,8 @@ def sees(query: Places, key: Places, window: Any = None) -> Bool[Array, "B q k"]
 
 def find_pairs(places: Places, block: int) -> Pairs:
     """Every pair of blocks that has a visible pair of places in any row, and at most a few more:
-    a block counts as holding every id between its least and its largest."""
+    a block counts as holding every id between its least and its largest. A block of padding sees
+    itself, so that every query sees something."""
     rows, length = places.segment_ids.shape
     blocks = length // block
 
@@ -65,7 +66,9 @@ def find_pairs(places: Places, block: int) -> Pairs:
     own, prefix = bounds(places.segment_ids), bounds(places.prefix_ids)
     key_low, key_high = (jnp.swapaxes(x, 1, 2) for x in own)
     meets = [(low <= key_high) & (high >= key_low) for low, high in (own, prefix)]
-    needed = jnp.any(meets[0] | meets[1], axis=0) & jnp.tri(blocks, dtype=bool)
+    holds_any = jnp.any(places.segment_ids.reshape(rows, blocks, block) != 0, axis=-1)
+    seen = jnp.any((meets[0] | meets[1]) & holds_any[:, :, None], axis=0)
+    needed = (seen & jnp.tri(blocks, dtype=bool)) | jnp.eye(blocks, dtype=bool)
     queries, keys = jnp.nonzero(needed, size=blocks * (blocks + 1) // 2)
     return Pairs(queries, keys, jnp.sum(needed))
 

@@ -73,6 +73,7 @@ def scored_logprobs(
     """
     chosen, order = _counted_first(hidden_BTD, targets_BC, mask_BC, sources_BC, kept_BCM, chunk)
     columns, (targets, kept) = chosen.columns, chosen.words
+    by_row = (len(targets), columns)
     extra = ((0, 0), (0, targets.shape[1] - order.shape[1]))
     data = jax.tree.map(lambda x: jnp.pad(jnp.take_along_axis(x, order, axis=1), extra), data)
     hidden, head = jax.lax.stop_gradient((chosen.hidden, head_DV))
@@ -81,12 +82,12 @@ def scored_logprobs(
     def read(number):
         take = functools.partial(_take, number=number, columns=columns)
         seen = _read(take(hidden), head, take(targets), _maybe(take, kept), temperature)
-        part, pull, told = jax.vjp(
-            lambda logp, entropy: score(logp, entropy, jax.tree.map(take, data)),
-            seen.logp,
-            seen.entropy,
-            has_aux=True,
-        )
+
+        def scored(logp: Array, entropy: Array) -> tuple[Array, Told]:
+            of_rows = jax.tree.map(lambda x: take(x).reshape(*by_row, *x.shape[2:]), data)
+            return score(logp.reshape(by_row), entropy.reshape(by_row), of_rows)
+
+        part, pull, told = jax.vjp(scored, seen.logp, seen.entropy, has_aux=True)
         return take(hidden), seen, pull(jnp.ones_like(part)), (part, told)
 
     def one(number, carry):
@@ -196,12 +197,13 @@ _chunked.defvjp(_forward, _backward)
 
 
 class _Seen(NamedTuple):
-    """What there is to know of some columns while their logits are there."""
+    """What there is to know of some columns while their logits are there. Rows and columns are one
+    axis, N: XLA:CPU takes seven times as long to sum logits with a first axis of one row."""
 
-    logits: Array  # [B, columns, V], as the two that follow
+    logits: Array  # [N, V], as the two that follow
     is_target: Array
     allowed: Array | None  # what a truncated sampler kept; None = everything
-    logp: Array  # [B, columns], as all that follow
+    logp: Array  # [N], as all that follow
     entropy: Array
     log_sum: Array
     kept_sum: Array  # over what is allowed
@@ -235,10 +237,8 @@ def _d_logits(seen: _Seen, by: tuple[Array, ...], temperature) -> Array:
 
 def _products(d_logits, hidden, head) -> tuple[Array, Array]:
     """(d hidden, d head) in float32."""
-    d_logits = d_logits.reshape(-1, d_logits.shape[-1])
-    rows = hidden.astype(jnp.float32).reshape(-1, hidden.shape[-1])
-    d_hidden = _product(d_logits, head.astype(jnp.float32).T).reshape(hidden.shape)
-    return d_hidden, _product(rows.T, d_logits)
+    d_hidden = _product(d_logits, head.astype(jnp.float32).T)
+    return d_hidden, _product(hidden.astype(jnp.float32).T, d_logits)
 
 
 def _marks(logits, targets, kept) -> tuple[Array, Array | None]:
@@ -250,10 +250,10 @@ def _marks(logits, targets, kept) -> tuple[Array, Array | None]:
 
 def _allowed(logits, kept) -> Array:
     """True at the words that were kept; everywhere where none were."""
-    row, column, _ = np.ogrid[tuple(slice(size) for size in kept.shape)]
+    place = np.arange(len(kept))[:, None]
     outside = jnp.where(kept < 0, logits.shape[-1], kept)
     none = jnp.all(kept < 0, axis=-1, keepdims=True)
-    return jnp.broadcast_to(none, logits.shape).at[row, column, outside].set(True, mode="drop")
+    return jnp.broadcast_to(none, logits.shape).at[place, outside].set(True, mode="drop")
 
 
 def _maybe(function, value):
@@ -261,10 +261,13 @@ def _maybe(function, value):
 
 
 def _take(x: Array, number: ArrayLike, columns: int) -> Array:
-    return jax.lax.dynamic_slice_in_dim(x, number * columns, columns, axis=1)
+    """Some columns of [B, C, ...], as [B * columns, ...]."""
+    taken = jax.lax.dynamic_slice_in_dim(x, number * columns, columns, axis=1)
+    return taken.reshape(-1, *x.shape[2:])
 
 
 def _put(x: Array, new: Array, number: ArrayLike, columns: int) -> Array:
+    new = new.reshape(len(x), columns, *x.shape[2:])
     return jax.lax.dynamic_update_slice_in_dim(x, new, number * columns, axis=1)
 
 

@@ -118,6 +118,25 @@ def test_blocks_that_see_nothing_of_each_other_are_not_visited():
     assert blocked_attention.find_pairs(shared, 8).count == 31
 
 
+def test_a_block_of_padding_is_visited_once():
+    """Three blocks of one segment, half a block of another, 12 blocks of padding: beside the 6
+    pairs of the first and the one of the second, one for each block of padding, so that no query
+    is left with nothing to see."""
+    ids = np.zeros(128, np.int32)
+    ids[:24], ids[24:28] = 1, 2
+    places = attention.make_places(jnp.asarray(ids)[None], None, None)
+    assert blocked_attention.find_pairs(places, 8).count == 6 + 1 + 12
+    beside = attention.make_places(jnp.stack([jnp.asarray(ids), jnp.ones(128, int)]), None, None)
+    assert blocked_attention.find_pairs(beside, 8).count == 16 * 17 // 2
+
+    q = jnp.ones((1, 128, 2, 8))
+    out, pull = jax.vjp(
+        lambda q: attention.attend(q, q, q, segment_ids_BT=jnp.asarray(ids)[None], block=8), q
+    )
+    assert np.isfinite(out).all()
+    assert np.isfinite(pull(out)[0]).all()
+
+
 @pytest.mark.parametrize(
     ("backend", "changed"), [("xla", 1), ("xla", 2), ("xla", 3), ("splash_interpret", 2)]
 )

@@ -1,6 +1,7 @@
 """The one shape of a phase's updates: row length, rows, micro-batches, who shares prompts."""
 
 import dataclasses
+from unittest import mock
 
 import jax
 import numpy as np
@@ -35,11 +36,41 @@ def test_long_prompts_are_shared_in_rows_of_a_whole_group():
     assert shape.rows >= 64 // (1536 // 576)
 
 
-@pytest.mark.parametrize(("prompt", "response"), [(64, 128), (64, 32), (200, 300)])
-def test_short_prompts_are_repeated(prompt, response):
+@pytest.mark.parametrize(("prompt", "response"), [(63, 64), (64, 537), (16, 16)])
+def test_prompts_that_are_short_or_save_less_than_a_tenth_are_repeated(prompt, response):
     shape = shape_of(prompt, response)
     assert not shape.share_prompts
     assert shape.row_length == -(-(prompt + response) // 8) * 8
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "row_length"),
+    [(64, 64, 1088), (100, 85, 1472), (64, 128, 1024), (64, 536, 1024), (200, 1300, 1504)],
+)
+def test_rows_hold_a_group_that_fits_in_a_lane_and_else_pass_the_head_in_one_piece(
+    prompt, response, row_length
+):
+    shape = shape_of(prompt, response)
+    assert shape.share_prompts
+    assert shape.row_length == row_length
+    assert shape.rows_per_micro == 1
+
+
+@pytest.mark.parametrize(("prompt", "shares"), [(64, False), (128, True), (200, False)])
+def test_elsewhere_prompts_are_shared_that_are_long_and_longer_than_responses(
+    prompt, shares, monkeypatch
+):
+    mesh = mock.Mock(
+        spec=jax.sharding.Mesh,
+        size=1,
+        shape=dict.fromkeys(mesh_lib.BATCH_AXES, 1),
+        devices=np.array([mock.Mock(platform="tpu")]),
+    )
+    monkeypatch.setattr(mesh_lib, "make_mesh", lambda: mesh)
+    response = 300 if prompt == 200 else 32
+    shape = shape_of(prompt, response, tokens_per_device=512)
+    assert shape.share_prompts == shares
+    assert shape.row_length == (512 if shares else -(-(prompt + response) // 8) * 8)
 
 
 def test_sharing_is_as_asked_where_the_backend_can():
@@ -71,13 +102,14 @@ def test_a_row_is_never_shorter_than_a_sequence():
 
 def test_micro_batches_default_to_what_suits_the_device():
     tokens = batches.TOKENS_PER_DEVICE[jax.default_backend()]
-    assert shape_of(64, 128, lanes=1).rows_per_micro == tokens // 192
-    assert shape_of(64, 128).rows_per_micro == tokens // 2 // 192  # there are two lanes
+    alone = {"share_prompts": False}
+    assert shape_of(64, 128, lanes=1, **alone).rows_per_micro == tokens // 192
+    assert shape_of(64, 128, **alone).rows_per_micro == tokens // 2 // 192  # there are two lanes
 
 
 def test_micro_batches_are_as_even_as_can_be():
     """64 rows, at most 24 of them at a time."""
-    shape = shape_of(64, 128, lanes=1, tokens_per_device=24 * 192)
+    shape = shape_of(64, 128, lanes=1, tokens_per_device=24 * 192, share_prompts=False)
     assert (shape.rows_per_micro, shape.rows) == (22, 66)
 
 
