@@ -111,11 +111,12 @@ def rl_batch_shape(config: Config, mesh: jax.sharding.Mesh, attention: str) -> B
 def _is_worth_sharing(config: Config, platform: str) -> bool:
     """Measured on a CPU: prompts of 64 tokens, where a tenth of all places or more is saved even if
     every response is as long as it can be. Elsewhere, a guess: long prompts and short responses."""
-    prompt, group = config.data.max_prompt_tokens, config.rl.samples_per_prompt
-    longest = prompt + config.sampling.max_tokens
+    prompt, response = config.data.max_prompt_tokens, config.sampling.max_tokens
     if platform != "cpu":
-        return prompt >= max(config.sampling.max_tokens, attention_lib.BLOCK)
-    return prompt >= 64 and 10 * prompt * (group - 1) >= group * longest
+        return prompt >= max(response, attention_lib.BLOCK)
+    # On average: a group's samples are dealt at random to the updates of a step.
+    sharers = config.rl.samples_per_prompt / config.rl.updates_per_step
+    return prompt >= 64 and 10 * prompt * (sharers - 1) >= sharers * (prompt + response)
 
 
 class Minibatch(NamedTuple):

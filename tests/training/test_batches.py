@@ -16,12 +16,12 @@ from r1jax.training.setup import make_setup
 from r1jax.training.sft import corpus_batch
 
 
-def shape_of(prompt, response, *, backend="xla", **batch):
+def shape_of(prompt, response, *, backend="xla", updates=1, **batch):
     config = from_config_dict(
         {
             "data": {"max_prompt_tokens": prompt},
             "sampling": {"max_tokens": response},
-            "rl": {"prompts_per_step": 4, "samples_per_prompt": 16},
+            "rl": {"prompts_per_step": 4, "samples_per_prompt": 16, "updates_per_step": updates},
             "batch": batch,
         }
     )
@@ -41,6 +41,11 @@ def test_prompts_that_are_short_or_save_less_than_a_tenth_are_repeated(prompt, r
     shape = shape_of(prompt, response)
     assert not shape.share_prompts
     assert shape.row_length == -(-(prompt + response) // 8) * 8
+
+
+def test_what_sharing_saves_depends_on_how_many_of_a_group_an_update_has():
+    assert shape_of(64, 128, updates=8).share_prompts
+    assert not shape_of(64, 128, updates=16).share_prompts
 
 
 @pytest.mark.parametrize(
