@@ -23,6 +23,7 @@ def get_config():
         "objective": {"kl": "k3", "kl_coef": 0.01},
         "sampling": {"max_tokens": 10},
         "optim": {"lr": 1e-3},
+        "batch": {"tokens_per_device": 64},  # micro-batches enough for two lanes
         "mesh": {"data": 1},
         "eval": {"every": 4, "prompts": 8, "samples": 4, "k": 2},
         "checkpoint": {"every": 4},
