@@ -143,15 +143,22 @@ def test_the_selection_bias_moves_against_the_load_of_the_batch(with_mtp, rows_p
     wanted = 0.01 * np.sign(load - load.mean(axis=-1, keepdims=True))
     coefficients = {"mtp_loss": 0.3} if with_mtp else {}
     plain, _ = update("policy", rows_per_micro, **coefficients)
+    more, _ = update("policy", rows_per_micro, rebalance=0.02, **coefficients)
     moved, stats = update("policy", rows_per_micro, rebalance=0.01, **coefficients)
-    moved, plain = (jax.tree.map(np.asarray, tree) for tree in (moved, plain))
+    moved, more, plain = (jax.tree.map(np.asarray, tree) for tree in (moved, more, plain))
     np.testing.assert_allclose(
         moved["layers"]["block"]["moe"].pop("router_bias"), wanted, atol=1e-7
     )
     assert np.any(moved["mtp"]["block"]["moe"].pop("router_bias")) == with_mtp
     for part in ("layers", "mtp"):
         plain[part]["block"]["moe"].pop("router_bias")
-    jax.tree.map(np.testing.assert_array_equal, moved, plain)  # nothing else does
+        more[part]["block"]["moe"].pop("router_bias")
+    # Nothing else does. Without a bias to move the compiled program is another one, and its sums may
+    # be rounded otherwise: then a parameter moves by its last bit more or less.
+    jax.tree.map(np.testing.assert_array_equal, moved, more)
+    largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(tiny()[1]))
+    ulp = float(np.spacing(np.float32(largest)))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=0, atol=ulp), moved, plain)
     if not with_mtp:
         busiest = np.max(load.max(axis=-1) / load.mean(axis=-1))
         np.testing.assert_allclose(stats["expert_load_max"], busiest, rtol=1e-6)
