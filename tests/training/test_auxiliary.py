@@ -153,8 +153,8 @@ def test_the_selection_bias_moves_against_the_load_of_the_batch(with_mtp, rows_p
     for part in ("layers", "mtp"):
         plain[part]["block"]["moe"].pop("router_bias")
         more[part]["block"]["moe"].pop("router_bias")
-    # Nothing else does. Without a bias to move the compiled program is another one, and its sums may
-    # be rounded otherwise: then a parameter moves by its last bit more or less.
+    # Nothing else does. Without a bias to move the compiled program is another one, and its sums
+    # may be rounded otherwise: then a parameter moves by its last bit more or less.
     jax.tree.map(np.testing.assert_array_equal, moved, more)
     largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(tiny()[1]))
     ulp = float(np.spacing(np.float32(largest)))
