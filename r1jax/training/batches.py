@@ -76,7 +76,8 @@ def _shared_row(group: int, tokens: int, platform: str) -> int:
     """The length of rows for groups of so many places in micro-batches of so many `tokens`."""
     if platform != "cpu":
         return _round_up(min(group, tokens), attention_lib.BLOCK)
-    return _round_up(group if group <= tokens else min(tokens, CPU_SHARED_ROW), 64)
+    row = group if group <= tokens else min(tokens, CPU_SHARED_ROW)
+    return _round_up(row, attention_lib.CPU_SHARED_BLOCK)
 
 
 def _round_up(value: int, multiple: int) -> int:

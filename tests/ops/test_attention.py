@@ -118,6 +118,23 @@ def test_blocks_that_see_nothing_of_each_other_are_not_visited():
     assert blocked_attention.find_pairs(shared, 8).count == 31
 
 
+@pytest.mark.parametrize(
+    ("device", "shared", "block"), [("cpu", True, 64), ("cpu", False, 128), ("gpu", True, 128)]
+)
+def test_blocks_are_smaller_where_prompts_are_shared_on_a_cpu(monkeypatch, device, shared, block):
+    monkeypatch.setattr(jax, "default_backend", lambda: device)
+    visited = []
+    monkeypatch.setattr(
+        attention,
+        "attend_blocks",
+        lambda *args, block, **options: visited.append(block) or args[2].repeat(2, 1),
+    )
+    ids = jnp.ones((1, 256), jnp.int32)
+    q, k = jnp.ones((1, 256, 2, 8)), jnp.ones((1, 256, 1, 8))
+    attention.attend(q, k, k, segment_ids_BT=ids, prefix_ids_BT=ids if shared else None)
+    assert visited == [block]
+
+
 def test_a_block_of_padding_is_visited_once():
     """Three blocks of one segment, half a block of another, 12 blocks of padding: beside the 6
     pairs of the first and the one of the second, one for each block of padding, so that no query
