@@ -24,6 +24,7 @@ from r1jax.monitor.metrics import finite_or_none
 from r1jax.monitor.report import write_report
 from r1jax.monitor.sinks import Sinks
 from r1jax.training import workdir as workdir_lib
+from r1jax.training.batches import rl_batch_shape
 from r1jax.training.interrupts import Interrupts
 from r1jax.training.load import initial_params
 from r1jax.training.rl import PHASE, train_rl
@@ -65,6 +66,7 @@ def run(
 def run_in(workdir: pathlib.Path, config: Config) -> dict[str, Any]:
     """`run`, in a workdir that is open."""
     setup = make_setup(config, workdir)
+    rl_batch_shape(config, setup.mesh, setup.start.model.attention)  # refuses before work is done
     if setup.files is not None:
         names = [*(config.data.mix or [config.data.train]), "those held out"]
         found = dict(zip(names, setup.files.fingerprint, strict=True))

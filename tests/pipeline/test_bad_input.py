@@ -65,6 +65,22 @@ def test_a_longer_run_goes_on_from_a_shorter_one(runs, whole_run, tmp_path):
     assert_same_run(workdir, whole_run)
 
 
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--config.batch.row_length=8", "a prompt and response can have 14 tokens"),
+        ("--config.model.attention=splash", "needs a TPU"),
+    ],
+)
+def test_a_shape_that_cannot_be_trained_is_refused_before_pre_training(
+    runs, tmp_path, flag, message
+):
+    done = runs.run(tmp_path / "run", flag)
+    assert message in one_line(done)
+    assert not done.stdout
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
 @pytest.mark.parametrize("workdir", ["/dev/null/run", "/proc/r1jax_run"])
 def test_an_unwritable_workdir_is_named(runs, workdir):
     assert f"--workdir={workdir}: cannot be written" in one_line(runs.run(workdir))
