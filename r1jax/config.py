@@ -334,6 +334,10 @@ def to_dict(config: Config) -> dict[str, Any]:
 def validate(config: Config) -> None:
     """Impossible values and combinations that no single type can rule out."""
     problems = [
+        (
+            not 0 <= config.seed < 2**31,
+            f"seed={config.seed}: must lie between 0 and {2**31 - 1}",
+        ),
         *_data_problems(config),
         *rl_problems(config),
         *_run_problems(config),
@@ -433,6 +437,11 @@ def _run_problems(config: Config) -> list[Problem]:
         below("batch.tokens_per_device", config.batch.tokens_per_device, 0),
         below("batch.row_length", config.batch.row_length, 0),
         below("batch.lanes", config.batch.lanes, 0),
+        below("mesh.data", config.mesh.data, -1),
+        (config.mesh.data == 0, "mesh.data=0: must be 1 or more, or -1 for all devices left"),
+        below("mesh.fsdp", config.mesh.fsdp, 1),
+        below("mesh.tensor", config.mesh.tensor, 1),
+        below("mesh.expert", config.mesh.expert, 1),
         below("eval.every", config.eval.every, 0),
         below("eval.prompts", config.eval.prompts, 1),
         below("eval.samples", config.eval.samples, 1),
@@ -440,6 +449,7 @@ def _run_problems(config: Config) -> list[Problem]:
             not 1 <= config.eval.k <= config.eval.samples,
             f"eval.k={config.eval.k}: must lie between 1 and eval.samples={config.eval.samples}",
         ),
+        below("eval.temperature", config.eval.temperature, 0),
         below("checkpoint.every", config.checkpoint.every, 1),
         below("checkpoint.keep", config.checkpoint.keep, 1),
         below("checkpoint.milestone", config.checkpoint.milestone, 0),
@@ -493,6 +503,12 @@ def _optim_problems(section: str, optim: OptimConfig) -> list[Problem]:
         not_above_0(f"{section}.lr", optim.lr),
         not_above_0(f"{section}.clip_norm", optim.clip_norm),
         below(f"{section}.warmup_steps", optim.warmup_steps, 0),
+        below(f"{section}.weight_decay", optim.weight_decay, 0),
+        not_above_0(f"{section}.eps", optim.eps),
+        (
+            not 0 <= optim.final_fraction <= 1,
+            f"{section}.final_fraction={optim.final_fraction}: must lie between 0 and 1",
+        ),
         (not 0 <= optim.b1 < 1, f"{section}.b1={optim.b1}: must lie in [0, 1)"),
         (not 0 <= optim.b2 < 1, f"{section}.b2={optim.b2}: must lie in [0, 1)"),
     ]

@@ -100,6 +100,7 @@ def rl_problems(config: "Config") -> list[Problem]:
         ),
         below("rl.epochs", rl.epochs, 1),
         below("rl.positive_nll", rl.positive_nll, 0),
+        below("rl.advantage_eps", rl.advantage_eps, 0),
         *_stage_problems(rl, config.sampling.max_tokens),
         *_reference_problems(config),
         *_dynamic_problems(rl),

@@ -145,6 +145,15 @@ WRONG = {
     "data.template": ("chatty", ["r1_zero"]),
     "model.kv_heads": ("3", ["must divide", "heads=4"]),
     "model.dtype": ("int8", ["bfloat16"]),
+    "model.layers": ("-1", ["1 or more"]),
+    "model.width": ("0", ["1 or more"]),
+    "model.rope_theta": ("0", ["above 0"]),
+    "model.max_positions": ("-1", ["0 or more"]),
+    "objective.clip_low": ("-0.2", ["0 or more"]),
+    "rl.advantage_eps": ("-1", ["0 or more"]),
+    "mesh.data": ("0", ["-1 for all"]),
+    "mesh.fsdp": ("-1", ["1 or more"]),
+    "eval.temperature": ("-1", ["0 or more"]),
     "sampling.top_p": ("0", ["(0, 1]"]),
     "sampling.temperature": ("0", ["greedy", "1.0"]),
     "sampling.max_tokens": ("0", ["1 or more"]),
@@ -160,10 +169,24 @@ WRONG = {
     "grading.timeouts": ("0", ["did you mean 'timeout_s'"]),
     "optim.lr ": ("1", ["unknown key"]),
     "optim.b1": ("1.0", ["[0, 1)"]),
+    "optim.weight_decay": ("-0.1", ["0 or more"]),
+    "pretrain.optim.eps": ("0", ["above 0"]),
+    "optim.final_fraction": ("2", ["between 0 and 1"]),
     "optim.schedule": ("steps", ["constant", "cosine"]),
     "seed": ("nan", ["int"]),
     "optim.eps": ("1e999", ["finite"]),
 }
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**31)])
+def test_a_seed_that_no_device_can_hold_is_refused(config_file, seed):
+    with pytest.raises(UserError, match=f"seed={seed}: must lie between 0 and"):
+        config_lib.load(config_file("def get_config():\n    return {}\n"), {"seed": seed})
+
+
+def test_no_heads_to_share_keys_are_no_division_by_zero(config_file):
+    with pytest.raises(UserError, match=r"model\.kv_heads=0: must be 1 or more"):
+        config_lib.load(config_file("def get_config():\n    return {}\n"), {"model.kv_heads": "0"})
 
 
 @pytest.mark.parametrize("key", WRONG)

@@ -103,6 +103,15 @@ class ModelConfig:
     mtp: bool = False  # a module behind the layers that predicts one token further
 
     def __post_init__(self) -> None:
+        for name in ("layers", "width", "heads", "kv_heads", "head_dim", "ffn"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name}={getattr(self, name)}: must be 1 or more")
+        for name in ("vocab_size", "max_positions"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"model.{name}={getattr(self, name)}: must be 0 or more")
+        for name in ("rope_theta", "norm_eps"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"model.{name}={getattr(self, name)}: must be above 0")
         if self.heads % self.kv_heads:
             raise ValueError(
                 f"model.kv_heads={self.kv_heads}: must divide model.heads={self.heads}"

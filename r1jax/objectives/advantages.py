@@ -12,7 +12,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from r1jax.objectives import reductions
 from r1jax.objectives.reductions import HostOrDevice, Real, Scalar
@@ -45,13 +45,27 @@ def _centred(rewards_PG, valid):
     return jnp.where(valid & ~is_flat(rewards_PG, valid), rewards_PG - mean_P1, 0)
 
 
+def _over(centred, spread):
+    """Centred values by their spread; 0 where there is none, as with `eps` 0 there can be."""
+    return jnp.where(spread == 0, 0, centred / jnp.where(spread == 0, 1, spread))
+
+
+def _floats(rewards) -> Array:
+    """Verdicts, True and False, as 1 and 0; whole numbers as what can be divided."""
+    rewards = jnp.asarray(rewards)
+    return rewards if jnp.issubdtype(rewards.dtype, jnp.floating) else rewards.astype("float32")
+
+
 def _on_device(rewards_PG, valid):
-    rewards_PG = jnp.asarray(rewards_PG)
+    rewards_PG = _floats(rewards_PG)
+    if rewards_PG.ndim != 2:
+        raise ValueError(f"rewards have shape {rewards_PG.shape}: give [prompts, samples of each]")
+    reductions.require_shape(rewards_PG.shape, valid=valid)
     return rewards_PG, jnp.ones(rewards_PG.shape, bool) if valid is None else jnp.asarray(valid)
 
 
 def group_normalized(
-    rewards_PG: Float[HostOrDevice, "P G"],
+    rewards_PG: Shaped[HostOrDevice, "P G"],
     *,
     scale: Scale = "std",
     eps: Real = 1e-6,
@@ -64,6 +78,7 @@ def group_normalized(
     2503.20783, DeepSeek-V3.2) or that of all the step's rewards (Lite PPO 2508.08221). `ddof` 1 is
     what torch, TRL and verl compute, 0 the population form. Flat groups and groups of one get 0.
     """
+    reductions.require_choice("scale", scale, Scale)
     rewards_PG, valid = _on_device(rewards_PG, valid)
     centred_PG = _centred(rewards_PG, valid)
     if scale == "none":
@@ -72,11 +87,11 @@ def group_normalized(
         _, std = _mean_std(rewards_PG, valid, ddof)
     else:
         _, std = _mean_std(rewards_PG.reshape(1, -1), valid.reshape(1, -1), ddof)
-    return centred_PG / (std + eps)
+    return _over(centred_PG, std + eps)
 
 
 def rloo(
-    rewards_PG: Float[HostOrDevice, "P G"], *, valid: Bool[HostOrDevice, "P G"] | None = None
+    rewards_PG: Shaped[HostOrDevice, "P G"], *, valid: Bool[HostOrDevice, "P G"] | None = None
 ) -> Float[Array, "P G"]:
     """r_i - mean of the group's other rewards = (r_i - mean) n / (n - 1) (RLOO 2402.14740).
 
@@ -88,7 +103,7 @@ def rloo(
 
 
 def max_rl(
-    rewards_PG: Float[HostOrDevice, "P G"], *, valid: Bool[HostOrDevice, "P G"] | None = None
+    rewards_PG: Shaped[HostOrDevice, "P G"], *, valid: Bool[HostOrDevice, "P G"] | None = None
 ) -> Float[Array, "P G"]:
     """(r - mean) / mean, for rewards >= 0: a maximum-likelihood weight on hard prompts.
 
@@ -101,7 +116,7 @@ def max_rl(
 
 
 def gdpo(
-    rewards_KPG: Float[HostOrDevice, "K P G"],
+    rewards_KPG: Shaped[HostOrDevice, "K P G"],
     weights_K: Float[HostOrDevice, "K"],
     *,
     eps: Real = 1e-4,
@@ -120,11 +135,11 @@ def gdpo(
     ]
     summed_PG = jnp.stack(normalized).sum(axis=0)
     mean, std = _mean_std(summed_PG.reshape(1, -1), valid.reshape(1, -1), ddof)
-    return jnp.where(valid, (summed_PG - mean) / (std + eps), 0)
+    return jnp.where(valid, _over(summed_PG - mean, std + eps), 0)
 
 
 def process_sum(
-    step_rewards: Float[HostOrDevice, "P G S"],
+    step_rewards: Shaped[HostOrDevice, "P G S"],
     step_ends: Int[HostOrDevice, "P G S"],
     *,
     length: int,
@@ -137,7 +152,8 @@ def process_sum(
     of the normalised rewards of the steps that end at t or later. `step_ends` is the index of each
     step's last token among the completion's `length` tokens; negative: there is no such step.
     """
-    step_rewards, step_ends = jnp.asarray(step_rewards), jnp.asarray(step_ends)
+    step_rewards, step_ends = _floats(step_rewards), jnp.asarray(step_ends)
+    reductions.require_shape(step_rewards.shape, step_ends=step_ends)
     valid = step_ends >= 0
     prompts = step_rewards.shape[0]
     normalized = group_normalized(
@@ -180,13 +196,14 @@ def whiten(
 
     Needs the whole optimizer step at once: means over micro-batches are not the mean of the step.
     """
-    values, mask = jnp.asarray(values), jnp.asarray(mask)
+    values, mask = _floats(values), jnp.asarray(mask)
+    reductions.require_shape(values.shape, mask=mask)
     mean, std = _mean_std(values.reshape(-1), mask.reshape(-1), ddof=1)
-    return jnp.where(mask, (values - mean[0]) * jax.lax.rsqrt(jnp.square(std[0]) + eps), 0)
+    return jnp.where(mask, _over(values - mean[0], jnp.sqrt(jnp.square(std[0]) + eps)), 0)
 
 
 def token_rewards(
-    outcome: Float[HostOrDevice, "B T"] | Float[HostOrDevice, "B"],
+    outcome: Shaped[HostOrDevice, "B T"] | Shaped[HostOrDevice, "B"],
     mask: Bool[HostOrDevice, "B T"],
     *,
     segment_ids: Int[HostOrDevice, "B T"] | None = None,
@@ -197,7 +214,8 @@ def token_rewards(
 
     This is how PPO and REINFORCE++ keep near the reference; `kl` is usually `kl.k1`.
     """
-    outcome_BT = reductions.per_token(jnp.asarray(outcome), mask.shape)
+    outcome_BT = reductions.per_token(_floats(outcome), mask.shape)
+    reductions.require_shape(mask.shape, outcome=outcome_BT, segment_ids=segment_ids, kl=kl)
     position_BT = jnp.broadcast_to(jnp.arange(mask.shape[1]), mask.shape)
     last_BT = reductions.sequence_max(jnp.where(mask, position_BT, -1), segment_ids)
     rewards_BT = jnp.where(position_BT == last_BT, outcome_BT, 0)
@@ -224,7 +242,7 @@ def reinforce_pp(
 
 
 def reinforce_pp_baseline(
-    rewards_PG: Float[HostOrDevice, "P G"],
+    rewards_PG: Shaped[HostOrDevice, "P G"],
     *,
     lengths_PG: Int[HostOrDevice, "P G"] | None = None,
     valid: Bool[HostOrDevice, "P G"] | None = None,
@@ -244,7 +262,7 @@ def reinforce_pp_baseline(
     mean = (count_PG * centred_PG).sum() / jnp.maximum(total, 1)
     squares = (count_PG * jnp.square(centred_PG - mean)).sum()
     variance = squares / jnp.maximum(total - 1, 1)
-    return jnp.where(valid, (centred_PG - mean) * jax.lax.rsqrt(variance + eps), 0)
+    return jnp.where(valid, _over(centred_PG - mean, jnp.sqrt(variance + eps)), 0)
 
 
 def gae(
@@ -264,8 +282,9 @@ def gae(
     tokens that do not count (tool output) are stepped over. VAPO (2504.05118) is two calls: the
     policy's advantages with `length_adaptive_lambda`, the critic's returns with lam = 1.
     """
-    rewards_BT, values_BT = jnp.asarray(rewards_BT), jnp.asarray(values_BT)
-    mask_BT = jnp.asarray(mask_BT)
+    rewards_BT, values_BT, mask_BT = _floats(rewards_BT), _floats(values_BT), jnp.asarray(mask_BT)
+    of_tokens = {"values": values_BT, "mask": mask_BT, "segment_ids": segment_ids}
+    reductions.require_shape(rewards_BT.shape, **of_tokens)
     if segment_ids is None:
         segment_ids = np.ones(mask_BT.shape, "int32")
     segment_ids = jnp.asarray(segment_ids)

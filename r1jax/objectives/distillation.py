@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from r1jax.objectives.reductions import Real, Scalar
+from r1jax.objectives.reductions import Real, Scalar, above_0, require_choice, require_shape
 
 Direction = Literal["forward", "reverse"]
 
@@ -22,6 +22,8 @@ def divergence(
     forward  KL(teacher || student): covers what the teacher does (Hinton, 1503.02531)
     reverse  KL(student || teacher): for student samples (GKD 2306.13649, on-policy distillation)
     """
+    require_choice("direction", direction, Direction)
+    require_shape(student_logits.shape, teacher_logits=teacher_logits)
     student = jax.nn.log_softmax(student_logits)
     teacher = jax.lax.stop_gradient(jax.nn.log_softmax(teacher_logits))
     first, second = (teacher, student) if direction == "forward" else (student, teacher)
@@ -48,6 +50,8 @@ def distillation_loss(
     Logits are formed for `chunk` tokens at a time, and again in the backward pass: no array has the
     size of tokens times vocabulary.
     """
+    for name, hidden in (("student_hidden", student_hidden), ("teacher_hidden", teacher_hidden)):
+        require_shape(mask.shape, **{f"the places of {name}": hidden[..., 0]})
     tokens = mask.size
     chunk = min(chunk, tokens)
     padding = -tokens % chunk
@@ -70,4 +74,4 @@ def distillation_loss(
     sums = jax.lax.map(chunk_sum, (chunks(student_hidden), chunks(teacher_hidden), chunks(mask)))
     if denominator is None:
         denominator = jnp.maximum(mask.sum(), 1)
-    return sums.sum() / jnp.asarray(denominator).astype(sums.dtype)
+    return sums.sum() / above_0(jnp.asarray(denominator)).astype(sums.dtype)

@@ -13,7 +13,7 @@ A log-prob below -10,000 (-inf: outside a truncated sampler's support) is read a
 """
 
 import dataclasses
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -70,9 +70,7 @@ class PolicyObjective:
             "correction": Correction,
         }
         for field, literal in choices.items():
-            if getattr(self, field) not in get_args(literal):
-                names = ", ".join(get_args(literal))
-                raise ValueError(f"{field}={getattr(self, field)!r}: use one of {names}")
+            reductions.require_choice(field, getattr(self, field), literal)
         if (self.aggregation == "constant") != (self.constant_length is not None):
             raise ValueError("aggregation='constant' and constant_length need each other")
         if self.kl == "none" and not _is_zero(self.kl_coef):
@@ -85,6 +83,21 @@ class PolicyObjective:
             )
         if self.dual_clip is not None and self.dual_clip <= 1:
             raise ValueError(f"dual_clip={self.dual_clip}: the bound on the ratio must exceed 1")
+        self._refuse_negative()
+        if self.constant_length is not None and self.constant_length < 1:
+            raise ValueError(f"constant_length={self.constant_length}: must be 1 or more")
+        if min(self.sapo_tau) <= 0:
+            raise ValueError(f"sapo_tau={self.sapo_tau}: temperatures must be above 0")
+        low, high = self.correction_low, self.correction_high
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"correction_low={low}: is above correction_high={high}")
+
+    def _refuse_negative(self) -> None:
+        names = ("clip_low", "clip_high", "kl_coef", "correction_low", "correction_high")
+        for name in names:
+            value = getattr(self, name)
+            if isinstance(value, float | int) and value < 0:
+                raise ValueError(f"{name}={value}: must be 0 or more")
 
     @property
     def needs_reference(self) -> bool:
@@ -156,7 +169,7 @@ def token_weights(
         mask = mask & (segment_ids != 0)
     divisor_BT, total = _divisors(objective, mask, segment_ids, prompt_ids, dtype)
     xp = reductions.namespace(mask)
-    groups = xp.asarray(xp.maximum(total, 1) if denominator is None else denominator)
+    groups = reductions.above_0(xp.asarray(total if denominator is None else denominator))
     return mask.astype(dtype) / (divisor_BT.astype(dtype) * groups.astype(dtype))
 
 
@@ -188,6 +201,10 @@ def policy_loss(
 
     The statistics are sums to add up with `add_stats` and to read with `mean_stats`.
     """
+    _require_shapes(logp, advantages=advantages, prompt_ids=prompt_ids)
+    of_tokens = {"logp_old": logp_old, "logp_ref": logp_ref, "logp_behavior": logp_behavior}
+    of_tokens |= {"mask": mask, "segment_ids": segment_ids, "entropy": entropy, "weights": weights}
+    reductions.require_shape(logp.shape, **of_tokens)
     mask = jnp.asarray(mask).astype(bool)
     segment_ids, prompt_ids = _to_device(segment_ids), _to_device(prompt_ids)
     if segment_ids is not None:
@@ -221,6 +238,17 @@ def policy_loss(
     stats |= {"ratio/max": _clean(ratio, mask, dtype).max(initial=0), "policy_loss": policy_term}
     stats |= {"tokens": mask.sum().astype(dtype)}
     return policy_term + jnp.sum(weight * penalty), jax.lax.stop_gradient(stats)
+
+
+def _require_shapes(logp, **arrays) -> None:
+    if logp.ndim != 2:
+        raise ValueError(f"logp has shape {logp.shape}: give rows of tokens, [B, T]")
+    for name, array in arrays.items():
+        if array is not None and array.shape not in (logp.shape, logp.shape[:1]):
+            raise ValueError(
+                f"{name} has shape {array.shape}, it must be {logp.shape}, or {logp.shape[:1]}: "
+                "one for each row"
+            )
 
 
 def _to_device(array) -> Any:

@@ -12,9 +12,16 @@ from jaxtyping import Array, Bool, Float, Int
 
 from r1jax.objectives import reductions
 from r1jax.objectives.kl import bound_logp
-from r1jax.objectives.reductions import Real, Scalar, masked_mean
+from r1jax.objectives.reductions import (
+    Real,
+    Scalar,
+    masked_mean,
+    require_choice,
+    require_shape,
+)
 
 Stats = dict[str, Array]
+PairLoss = Literal["sigmoid", "ipo"]
 
 SEQUENCE_FLOOR = -1e8  # 10,000 tokens at the floor of a token's log-prob
 
@@ -30,6 +37,7 @@ def sequence_logp(
 
     A token's below -10,000 (-inf) is read as the constant -10,000.
     """
+    require_shape(logp.shape, mask=mask, segment_ids=segment_ids)
     logp = bound_logp(jnp.where(mask, logp, 0))
     if average:
         return reductions.sequence_mean(logp, mask, segment_ids)
@@ -43,7 +51,7 @@ def dpo_loss(
     beta: Real,
     ref_chosen: Float[Array, "B"] | None = None,
     ref_rejected: Float[Array, "B"] | None = None,
-    loss: Literal["sigmoid", "ipo"] = "sigmoid",
+    loss: PairLoss = "sigmoid",
     label_smoothing: Real = 0.0,
     mask: Bool[Array, "B"] | None = None,
     denominator: Scalar | None = None,
@@ -60,8 +68,11 @@ def dpo_loss(
     below -1e8 (-inf) is read as the constant -1e8.
     Statistics are sums over `pairs`, named as in TRL.
     """
+    require_choice("loss", loss, PairLoss)
     if (ref_chosen is None) != (ref_rejected is None):
         raise ValueError("give both of ref_chosen and ref_rejected, or neither")
+    references = {"ref_chosen": ref_chosen, "ref_rejected": ref_rejected}
+    require_shape(chosen.shape, rejected=rejected, mask=mask, **references)
     if mask is None:
         mask = jnp.ones(chosen.shape, bool)
     chosen, rejected = bound_logp(chosen, SEQUENCE_FLOOR), bound_logp(rejected, SEQUENCE_FLOOR)
@@ -97,6 +108,7 @@ def bradley_terry_loss(
 
     Bradley & Terry 1952; R1's helpfulness reward model. Statistics are sums over `pairs`.
     """
+    require_shape(chosen.shape, rejected=rejected, margin=margin, mask=mask)
     if mask is None:
         mask = jnp.ones(chosen.shape, bool)
     differences = jnp.where(mask, chosen - rejected, 0)
@@ -121,6 +133,7 @@ def binary_loss(
     One label per answer [B] for a point-wise reward model (R1's safety model); [B, T] with the mask
     True at step ends for a process reward model (Math-Shepherd 2312.08935).
     """
+    require_shape(logits.shape, labels=labels, mask=mask)
     logits, labels = jnp.where(mask, logits, 0), jnp.where(mask, labels, 0)
     losses = jnp.maximum(logits, 0) - logits * labels + jnp.log1p(jnp.exp(-jnp.abs(logits)))
     is_right = mask & ((logits > 0) == (labels > 0.5))

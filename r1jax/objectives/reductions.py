@@ -6,7 +6,7 @@ JAX arrays and return the same kind, so that a host can compute whole-batch weig
 compiling anything.
 """
 
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,25 @@ Scalar = Real | Num[HostOrDevice, ""]
 def namespace(array: HostOrDevice) -> Any:
     """`numpy` for a numpy array, `jax.numpy` for a JAX array."""
     return np if isinstance(array, np.ndarray) else jnp
+
+
+def require_shape(shape: tuple[int, ...], **arrays: HostOrDevice | None) -> None:
+    """Refuse what would be broadcast: it would be a loss, of something else."""
+    for name, array in arrays.items():
+        if array is not None and np.shape(array) != shape:
+            raise ValueError(f"{name} has shape {np.shape(array)}, it must be {shape}")
+
+
+def require_choice(name: str, value: str, choices: Any) -> None:
+    """`choices`: a Literal."""
+    if value not in get_args(choices):
+        raise ValueError(f"{name}={value!r}: use one of {', '.join(get_args(choices))}")
+
+
+def above_0(denominator: HostOrDevice) -> HostOrDevice:
+    """1 where nothing counts, so that a loss of nothing is 0."""
+    xp = namespace(denominator)
+    return xp.where(denominator == 0, xp.ones_like(denominator), denominator)
 
 
 def group_index(ids_BT: Int[HostOrDevice, "B T"]) -> Int[HostOrDevice, "B T"]:
@@ -113,4 +132,4 @@ def masked_mean(
     total = jnp.where(mask, values, 0).sum()
     if denominator is None:
         denominator = jnp.maximum(mask.sum(), 1)
-    return total / jnp.asarray(denominator).astype(values.dtype)
+    return total / above_0(jnp.asarray(denominator)).astype(values.dtype)

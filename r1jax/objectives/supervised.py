@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from r1jax.objectives.kl import bound_logp
-from r1jax.objectives.reductions import Real, Scalar, masked_mean
+from r1jax.objectives.reductions import Real, Scalar, masked_mean, require_shape
 
 
 def token_loss(
@@ -25,6 +25,7 @@ def token_loss(
 
     On the mask of correct samples this is VAPO's positive-example loss (2504.05118).
     """
+    require_shape(logp.shape, mask=mask, log_z=log_z)
     per_token = -bound_logp(logp)
     if z_coef != 0:
         if log_z is None:

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from r1jax.objectives.reductions import Real, Scalar, masked_mean
+from r1jax.objectives.reductions import Real, Scalar, masked_mean, require_shape
 
 
 def clipped_value_loss(
@@ -25,6 +25,8 @@ def clipped_value_loss(
     """
     if weights is not None and denominator is not None:
         raise ValueError("give weights or denominator: weights are divided already")
+    arrays = {"returns": returns, "mask": mask, "values_old": values_old, "weights": weights}
+    require_shape(values.shape, **arrays)
     values, returns = jnp.where(mask, values, 0), jnp.where(mask, returns, 0)
     errors = jnp.square(values - returns)
     losses, is_clipped = errors, jnp.zeros(mask.shape, bool)

@@ -27,9 +27,9 @@ def token_logprobs(
 ) -> tuple[Float[Array, "B C"], Float[Array, "B C"]]:
     """(log-prob of each target, entropy) of softmax(hidden @ head / temperature), in float32.
 
-    Target c is predicted from place `sources[c]` of its row, place c unless given. Targets whose
-    `mask` is False are not needed: they may come out as 0, and those of a row beyond its counted
-    ones cost nothing, however many they are in this batch; nothing recompiles.
+    Target c, an id below V, is predicted from place `sources[c]` of its row, place c unless given.
+    Targets whose `mask` is False are not needed: they may come out as 0, and those of a row beyond
+    its counted ones cost nothing, however many they are in this batch; nothing recompiles.
 
     `kept_BCM` names the tokens that a truncated sampler (top-k, top-p) could have drawn, -1 where
     there are fewer than M: the log-prob is then that of the policy renormalised over them, gradient
@@ -133,6 +133,8 @@ class _Chosen(NamedTuple):
 def _counted_first(hidden_BTD, targets_BC, mask_BC, sources_BC, kept_BCM, chunk):
     """So that the loop over chunks can end early. (`_Chosen`, the order of each row.)"""
     rows, places = targets_BC.shape
+    if chunk < 1:
+        raise ValueError(f"chunk={chunk}: must be 1 or more")
     if sources_BC is None:
         own = jnp.arange(places, dtype=jnp.int32)
         sources_BC = jnp.broadcast_to(own[None], targets_BC.shape)
@@ -140,8 +142,9 @@ def _counted_first(hidden_BTD, targets_BC, mask_BC, sources_BC, kept_BCM, chunk)
         mask_BC = jnp.ones(targets_BC.shape, bool)
     order = jnp.argsort(~mask_BC, axis=1, stable=True)
     needed = jnp.max(jnp.sum(mask_BC, axis=1), initial=0)
-    columns = min(places, max(1, chunk // rows))
-    extra = ((0, 0), (0, -places % columns))
+    # No rows, or no places, are still a chunk: of nothing that counts.
+    columns = max(1, min(places, chunk // max(rows, 1)))
+    extra = ((0, 0), (0, -places % columns if places else columns))
     sources, targets = (
         jnp.pad(jnp.take_along_axis(x, order, axis=1), extra) for x in (sources_BC, targets_BC)
     )

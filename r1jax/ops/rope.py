@@ -41,6 +41,15 @@ class RopeScaling:
                 f"factor={self.factor}, original_positions={self.original_positions}: "
                 "both must be above 0"
             )
+        if self.kind == "llama3" and not 0 < self.low_freq_factor < self.high_freq_factor:
+            raise ValueError(
+                f"low_freq_factor={self.low_freq_factor}: must lie between 0 and high_freq_factor="
+                f"{self.high_freq_factor}"
+            )
+        if self.kind == "yarn" and not 0 < self.beta_slow < self.beta_fast:
+            raise ValueError(
+                f"beta_slow={self.beta_slow}: must lie between 0 and beta_fast={self.beta_fast}"
+            )
 
     @property
     def score_gain(self) -> float:

@@ -44,7 +44,10 @@ class SamplingParams:
     def __post_init__(self) -> None:
         bias = self.logit_bias.values()
         problems = [
-            (self.temperature < 0, f"temperature={self.temperature}: must be 0 (greedy) or more"),
+            (
+                not 0 <= self.temperature < math.inf,
+                f"temperature={self.temperature}: must be 0 (greedy) or more, and finite",
+            ),
             (self.top_k < 0, f"top_k={self.top_k}: must be 0 (off) or more"),
             (not 0 < self.top_p <= 1, f"top_p={self.top_p}: must be in (0, 1]"),
             (not 0 <= self.min_p <= 1, f"min_p={self.min_p}: must be in [0, 1]; 0 is off"),

@@ -8,6 +8,7 @@ import numpy as np
 
 from r1jax.errors import UserError
 from r1jax.models import Transformer
+from r1jax.models.config import ModelConfig
 from r1jax.ops.sampling import SamplingParams
 from r1jax.rollout import decode
 from r1jax.rollout import plan as planning
@@ -20,6 +21,7 @@ from r1jax.types import Params, PromptBatch, Rollouts
 
 Prompts = Sequence[Sequence[int]] | Sequence[np.ndarray]
 DEFAULTS = RolloutConfig()
+INT32 = np.iinfo(np.int32)  # what a seed and a step are on a device
 
 
 def generate(
@@ -71,11 +73,9 @@ def dispatch(
 
     The groups of `carried` come first; `step` says which policy it is that goes on with them.
     """
-    if sampling.stop_strings and decode_text is None:
-        raise ValueError("sampling.stop_strings: need decode_text, tokens to text")
-    require_prompts(prompts.tokens, at_least=0 if carried else 1)
-    if config.speculate == "mtp" and not module.config.mtp:
-        raise UserError("rollout.speculate='mtp': this model has no MTP module; use 'ngram'")
+    require_call(module.config, sampling, config, decode_text, samples_per_prompt, (seed, step))
+    vocab_size = module.config.vocab_size
+    require_prompts(prompts.tokens, vocab_size, at_least=0 if carried else 1)
     lengths = [len(tokens) for tokens in prompts.tokens]
     planning.require_places(module.config, max(lengths, default=0), sampling.max_tokens)
     if carried is not None:
@@ -98,13 +98,48 @@ def dispatch(
 def as_prompt_batch(prompts: PromptBatch | Prompts) -> PromptBatch:
     if isinstance(prompts, PromptBatch):
         return prompts
-    tokens = tuple(np.asarray(p, np.int32) for p in prompts)
+    tokens = tuple(_as_ids(index, prompt) for index, prompt in enumerate(prompts))
     return PromptBatch(np.arange(len(tokens)), tokens, ({},) * len(tokens))
 
 
-def require_prompts(prompts: Sequence[np.ndarray], at_least: int = 1) -> None:
+def _as_ids(index: int, prompt: Sequence[int] | np.ndarray) -> np.ndarray:
+    tokens = np.asarray(prompt)
+    if tokens.size and not (tokens.ndim == 1 and np.issubdtype(tokens.dtype, np.integer)):
+        raise ValueError(
+            f"prompt {index}: {tokens.dtype} of shape {tokens.shape}; give a list of token ids"
+        )
+    return tokens.astype(np.int32).reshape(-1)
+
+
+def require_call(
+    model: ModelConfig,
+    sampling: SamplingParams,
+    config: RolloutConfig,
+    decode_text: Decoder | None,
+    samples_per_prompt: int,
+    run_key: tuple[int, int],
+) -> None:
+    """What a rollout cannot be asked for; `run_key` is (seed, step)."""
+    if sampling.stop_strings and decode_text is None:
+        raise ValueError("sampling.stop_strings: need decode_text, tokens to text")
+    if config.speculate == "mtp" and not model.mtp:
+        raise UserError("rollout.speculate='mtp': this model has no MTP module; use 'ngram'")
+    if samples_per_prompt < 1:
+        raise ValueError(f"samples_per_prompt={samples_per_prompt}: must be 1 or more")
+    for name, value in zip(("seed", "step"), run_key, strict=True):
+        if not INT32.min <= value <= INT32.max:
+            raise ValueError(f"{name}={value}: must lie between {INT32.min} and {INT32.max}")
+
+
+def require_prompts(prompts: Sequence[np.ndarray], vocab_size: int, *, at_least: int = 1) -> None:
     if len(prompts) < at_least:
         raise ValueError("no prompts: give at least one")
-    empty = [index for index, tokens in enumerate(prompts) if not len(tokens)]
-    if empty:
-        raise ValueError(f"prompt {empty[0]} is empty: a prompt needs a token")
+    for index, tokens in enumerate(prompts):
+        if not len(tokens):
+            raise ValueError(f"prompt {index} is empty: a prompt needs a token")
+        for token in (tokens.min(), tokens.max()):
+            if not 0 <= token < vocab_size:
+                raise UserError(
+                    f"prompt {index} has token {token}, the model's vocabulary {vocab_size}: is it "
+                    "of another tokenizer?"
+                )

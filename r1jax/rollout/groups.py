@@ -9,7 +9,7 @@ import numpy as np
 from r1jax.models import Transformer
 from r1jax.ops.sampling import SamplingParams
 from r1jax.rollout import plan as planning
-from r1jax.rollout.engine import DEFAULTS, require_prompts
+from r1jax.rollout.engine import DEFAULTS, require_call, require_prompts
 from r1jax.rollout.in_flight import InFlight
 from r1jax.rollout.partial import (
     Carried,
@@ -65,6 +65,7 @@ def generate_groups(
     """
     if want < 1 or budget < want:
         raise ValueError(f"want={want}, budget={budget}: must be 1 or more, and at least `want`")
+    require_call(module.config, sampling, config, decode_text, samples_per_prompt, (seed, step))
     planning.require_places(module.config, longest_prompt, sampling.max_tokens)
     lengths = [longest_prompt] * budget
     if carried is not None:
@@ -81,7 +82,7 @@ def generate_groups(
         row_multiple=count_batch_shards(),
     )
     start = start_rollouts(plan, join_prompts([]), carried, step)
-    tried = _Tried(prompt_stream, accept, want, start, longest_prompt)
+    tried = _Tried(prompt_stream, accept, want, start, longest_prompt, module.config.vocab_size)
 
     def waves() -> Iterator[Requests]:
         yield from make_waves(start, plan, seed=seed)
@@ -111,9 +112,10 @@ class _Tried:
         want: int,
         start: Carried,
         longest: int,
+        vocab_size: int,
     ) -> None:
         self._stream, self._accept = iter(stream), accept
-        self._want, self._longest = want, longest
+        self._want, self._longest, self._vocab_size = want, longest, vocab_size
         self._samples, self._began = start.samples_per_prompt, start.began
         # Of one prompt each.
         carried = start.rollouts.prompts
@@ -125,7 +127,7 @@ class _Tried:
     def waves(self, make: Callable[[PromptBatch, int], Requests], plan: Plan) -> Iterator[Requests]:
         """Requests for more prompts, until the budget is spent, the stream ends or all is known."""
         for batch in self._stream:
-            require_prompts(batch.tokens)
+            require_prompts(batch.tokens, self._vocab_size)
             longest = max(map(len, batch.tokens))
             if longest > self._longest:
                 raise ValueError(f"a prompt has {longest} tokens, longest_prompt={self._longest}")

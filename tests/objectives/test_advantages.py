@@ -63,6 +63,19 @@ def test_flat_groups_get_exactly_zero(samples, dtype):
     assert not advantages.group_normalized(rewards, valid=rewards > 1e9).any()
 
 
+def test_without_eps_nothing_is_divided_by_a_deviation_of_zero():
+    flat = jnp.ones((2, 4))
+    for scale in ("std", "batch_std"):
+        assert not advantages.group_normalized(flat, scale=scale, eps=0.0).any()
+    assert not advantages.gdpo(flat[None], jnp.ones(1), eps=0.0).any()
+    ends = jnp.zeros((1, 2, 4), int)
+    assert not advantages.process_sum(flat[None], ends, length=2, eps=0.0).any()
+    assert not advantages.whiten(flat, flat > 0, eps=0.0).any()
+    assert not advantages.reinforce_pp_baseline(flat, eps=0.0).any()
+    # A broken reward is no flat group.
+    assert jnp.isnan(advantages.group_normalized(flat.at[0, 0].set(jnp.nan), eps=0.0)[0]).all()
+
+
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0), (0, 0)])
 def test_no_prompts_and_no_samples_are_no_advantages(shape):
     for compute in (

@@ -260,6 +260,13 @@ def test_fields_are_checked():
         ({"kl_coef": 0.1}, "estimator"),
         ({"correction": "tis"}, "correction_high"),
         ({"dual_clip": 0.5}, "exceed 1"),
+        ({"clip_low": -0.2}, "clip_low=-0.2: must be 0 or more"),
+        ({"clip_high": -0.2}, "clip_high=-0.2"),
+        ({"kl": "k3", "kl_coef": -0.1}, "kl_coef=-0.1"),
+        ({"correction": "tis", "correction_high": -2.0}, "correction_high=-2.0"),
+        ({"correction": "icepop", "correction_low": 2, "correction_high": 1}, "is above"),
+        ({"aggregation": "constant", "constant_length": 0}, "constant_length=0"),
+        ({"surrogate": "sapo", "sapo_tau": (1.0, 0.0)}, "above 0"),
     ]:
         with pytest.raises(ValueError, match=message):
             PolicyObjective(**fields)

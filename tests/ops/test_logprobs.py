@@ -321,3 +321,23 @@ def test_of_a_truncated_sampler_the_kept_tokens_share_all_probability(chunk, tem
     np.testing.assert_allclose(
         by_head, np.einsum("btd,btv->dv", np.asarray(hidden), by_logits), atol=2e-5
     )
+
+
+@pytest.mark.parametrize(("rows", "places"), [(0, 3), (2, 0), (0, 0)])
+def test_no_targets_have_no_log_probs(rows, places):
+    hidden, head = jnp.ones((rows, places, 4)), jnp.ones((4, 7))
+    targets = jnp.zeros((rows, places), jnp.int32)
+
+    def total(hidden, head):
+        logp, entropy = token_logprobs(hidden, head, targets)
+        assert logp.shape == entropy.shape == (rows, places)
+        return logp.sum() + entropy.sum()
+
+    value, grads = jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(hidden, head)
+    assert value == 0
+    assert not any(grad.any() for grad in grads)
+
+
+def test_a_chunk_has_a_target():
+    with pytest.raises(ValueError, match="chunk=0: must be 1 or more"):
+        token_logprobs(jnp.ones((1, 2, 4)), jnp.ones((4, 7)), jnp.zeros((1, 2), jnp.int32), chunk=0)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from helpers import TINY, counted_compiles, log_softmax, make_tiny
 
+from r1jax.errors import UserError
 from r1jax.ops.kv_cache import count_bytes
 from r1jax.rollout import (
     RolloutConfig,
@@ -500,7 +501,31 @@ def test_rollouts_say_what_they_are():
     assert rollouts.tokens.max() < TINY.vocab_size
 
 
-@pytest.mark.parametrize(("prompts", "message"), [([], "no prompts"), ([[1], []], "prompt 1")])
-def test_missing_prompts_are_refused(prompts, message):
-    with pytest.raises(ValueError, match=message):
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ([], "no prompts"),
+        ([[1], []], "prompt 1 is empty"),
+        ([[1], [1.5]], "prompt 1: float64"),
+        ([[[1]]], "give a list of token ids"),
+        (["text"], "give a list of token ids"),
+        ([[1, TINY.vocab_size]], f"has token {TINY.vocab_size}, the model's vocabulary"),
+        ([[1], [-1]], "prompt 1 has token -1"),
+    ],
+)
+def test_prompts_that_are_none_are_refused(prompts, message):
+    with pytest.raises((ValueError, UserError), match=message):
         sample(prompts)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"samples": 0}, "samples_per_prompt=0: must be 1 or more"),
+        ({"seed": 2**31}, "seed=2147483648: must lie between"),
+        ({"step": -(2**31) - 1}, "step=-2147483649"),
+    ],
+)
+def test_a_call_that_makes_no_sense_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        sample([[1]], **options)
