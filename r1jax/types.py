@@ -26,6 +26,14 @@ Stats = dict[str, Any]
 Item = Mapping[str, Any]
 
 
+def as_token_ids(name: str, tokens: Any) -> np.ndarray:
+    """[length] int32; nothing is rounded to a token."""
+    ids = np.asarray(tokens)
+    if ids.size and not (ids.ndim == 1 and np.issubdtype(ids.dtype, np.integer)):
+        raise ValueError(f"{name}: {ids.dtype} of shape {ids.shape}; give a list of token ids")
+    return ids.astype(np.int32).reshape(-1)
+
+
 @dataclasses.dataclass(frozen=True)
 class PromptBatch:
     """P prompts. `ids` are places in the data stream and key each prompt's randomness."""

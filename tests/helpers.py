@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -128,6 +129,17 @@ def counted_compiles() -> Iterator[CompileCounter]:
         yield counter
     finally:
         counter.close()
+
+
+@contextlib.contextmanager
+def as_users_call() -> Iterator[None]:
+    """Without the checks of types and promotions that only tests have, and which refuse first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def largest_buffer(hlo: str) -> int:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from r1jax.types import PackedBatch
+from r1jax.types import PackedBatch, as_token_ids
 
 _RESPONSE_FIELDS = ("mask", "advantages", "logp_behavior", "kept", "positive")
 
@@ -118,7 +118,10 @@ def pack(
     prompt and itself, its positions go on where the prompt ends, and its first token is predicted
     at the prompt's last place. Losses and gradients are the same, in fewer places.
     """
-    items = [s if isinstance(s, Sequence) else Sequence(np.asarray(s)) for s in sequences]
+    items = [
+        s if isinstance(s, Sequence) else Sequence(as_token_ids(f"sequence {at}", s))
+        for at, s in enumerate(sequences)
+    ]
     for index, item in enumerate(items):
         _require_places(index, item)
     alone = [Group(0, [index]) for index in range(len(items))]

@@ -17,7 +17,7 @@ from r1jax.rollout.partial import Carried, make_waves, start_rollouts
 from r1jax.rollout.plan import RolloutConfig
 from r1jax.rollout.programs import Programs, count_batch_shards
 from r1jax.rollout.stop_strings import Decoder
-from r1jax.types import Params, PromptBatch, Rollouts
+from r1jax.types import Params, PromptBatch, Rollouts, as_token_ids
 
 Prompts = Sequence[Sequence[int]] | Sequence[np.ndarray]
 DEFAULTS = RolloutConfig()
@@ -98,17 +98,8 @@ def dispatch(
 def as_prompt_batch(prompts: PromptBatch | Prompts) -> PromptBatch:
     if isinstance(prompts, PromptBatch):
         return prompts
-    tokens = tuple(_as_ids(index, prompt) for index, prompt in enumerate(prompts))
+    tokens = tuple(as_token_ids(f"prompt {at}", prompt) for at, prompt in enumerate(prompts))
     return PromptBatch(np.arange(len(tokens)), tokens, ({},) * len(tokens))
-
-
-def _as_ids(index: int, prompt: Sequence[int] | np.ndarray) -> np.ndarray:
-    tokens = np.asarray(prompt)
-    if tokens.size and not (tokens.ndim == 1 and np.issubdtype(tokens.dtype, np.integer)):
-        raise ValueError(
-            f"prompt {index}: {tokens.dtype} of shape {tokens.shape}; give a list of token ids"
-        )
-    return tokens.astype(np.int32).reshape(-1)
 
 
 def require_call(

@@ -1,24 +1,18 @@
 """What would silently be another loss is refused, in one line that names the argument."""
 
-from collections.abc import Iterator
-
-import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
+from helpers import as_users_call
 
 from r1jax.objectives import advantages, distillation, preference, supervised, value
 from r1jax.objectives.policy import PolicyObjective, policy_loss, token_weights
 
 
 @pytest.fixture(autouse=True)
-def _as_users_run_it() -> Iterator[None]:
-    """Without the checks of our tests, which refuse first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+def _as_users_call():
+    with as_users_call():
         yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 B, T = 2, 4

@@ -5,6 +5,7 @@ import math
 import jax
 import numpy as np
 import pytest
+from helpers import as_users_call
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -188,6 +189,12 @@ def test_bare_documents_count_every_prediction():
     assert batch.targets.tolist() == [[6, 7, 9]]
     assert batch.segment_ids.tolist() == [[1, 1, 2]]
     assert batch.mask.all()
+
+
+@pytest.mark.parametrize("tokens", [[1.5, 2], [[1, 2]], "text"])
+def test_what_is_no_list_of_tokens_is_refused(tokens):
+    with as_users_call(), pytest.raises(ValueError, match=r"sequence 1: .* give a list"):
+        pack([[1, 2], tokens], row_length=4)
 
 
 def test_too_long_a_sequence_is_refused():

@@ -7,7 +7,7 @@ import threading
 import jax
 import numpy as np
 import pytest
-from helpers import TINY, counted_compiles, log_softmax, make_tiny
+from helpers import TINY, as_users_call, counted_compiles, log_softmax, make_tiny
 
 from r1jax.errors import UserError
 from r1jax.ops.kv_cache import count_bytes
@@ -514,7 +514,7 @@ def test_rollouts_say_what_they_are():
     ],
 )
 def test_prompts_that_are_none_are_refused(prompts, message):
-    with pytest.raises((ValueError, UserError), match=message):
+    with as_users_call(), pytest.raises((ValueError, UserError), match=message):
         sample(prompts)
 
 
