@@ -51,7 +51,10 @@ def distillation_loss(
     size of tokens times vocabulary.
     """
     for name, hidden in (("student_hidden", student_hidden), ("teacher_hidden", teacher_hidden)):
-        require_shape(mask.shape, **{f"the places of {name}": hidden[..., 0]})
+        if hidden.shape[:-1] != mask.shape:
+            raise ValueError(
+                f"{name} has shape {hidden.shape}, it must be {mask.shape} and a width"
+            )
     tokens = mask.size
     chunk = min(chunk, tokens)
     padding = -tokens % chunk

@@ -66,7 +66,6 @@ def run(
 def run_in(workdir: pathlib.Path, config: Config) -> dict[str, Any]:
     """`run`, in a workdir that is open."""
     setup = make_setup(config, workdir)
-    rl_batch_shape(config, setup.mesh, setup.start.model.attention)  # refuses before work is done
     if setup.files is not None:
         names = [*(config.data.mix or [config.data.train]), "those held out"]
         found = dict(zip(names, setup.files.fingerprint, strict=True))
@@ -81,6 +80,7 @@ def run_in(workdir: pathlib.Path, config: Config) -> dict[str, Any]:
     )
     compiles = CompileCounter()
     try:
+        rl_batch_shape(config, setup.mesh, setup.start.model.attention)  # refuses before any work
         with Interrupts() as interrupts, mesh_lib.use(setup.mesh):
             session = Session(setup, workdir, sinks, interrupts, compiles)
             with session.watchdog():

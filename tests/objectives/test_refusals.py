@@ -70,7 +70,7 @@ REFUSED = {
     "scale='mad': use one of": lambda: advantages.group_normalized(LOGP, scale="mad"),
     "direction='both': use one of": lambda: distillation.divergence(LOGP, LOGP, direction="both"),
     "teacher_logits has shape": lambda: distillation.divergence(LOGP, LOGP[:1]),
-    "the places of teacher_hidden has shape": lambda: distillation.distillation_loss(
+    "teacher_hidden has shape": lambda: distillation.distillation_loss(
         jnp.ones((B, T, 3)),
         jnp.ones((3, 5)),
         jnp.ones((1, T, 3)),
