@@ -59,15 +59,15 @@ def find_pairs(places: Places, block: int) -> Pairs:
     blocks = length // block
 
     def bounds(ids_BT: Array) -> tuple[Array, Array]:
-        # Padding ends a row: as a large id it does not widen the last block's range.
-        ids = jnp.where(ids_BT == 0, np.int32(2**31 - 1), ids_BT).reshape(rows, blocks, block)
-        return ids.min(-1)[:, :, None], ids.max(-1)[:, :, None]
+        ids = ids_BT.reshape(rows, blocks, block)
+        # Padding, 0, widens no range; that of nothing else goes from the largest id down to 0.
+        low = jnp.where(ids == 0, np.int32(2**31 - 1), ids).min(-1)
+        return low[:, :, None], ids.max(-1)[:, :, None]
 
     own, prefix = bounds(places.segment_ids), bounds(places.prefix_ids)
     key_low, key_high = (jnp.swapaxes(x, 1, 2) for x in own)
     meets = [(low <= key_high) & (high >= key_low) for low, high in (own, prefix)]
-    holds_any = jnp.any(places.segment_ids.reshape(rows, blocks, block) != 0, axis=-1)
-    seen = jnp.any((meets[0] | meets[1]) & holds_any[:, :, None], axis=0)
+    seen = jnp.any(meets[0] | meets[1], axis=0)
     needed = (seen & jnp.tri(blocks, dtype=bool)) | jnp.eye(blocks, dtype=bool)
     queries, keys = jnp.nonzero(needed, size=blocks * (blocks + 1) // 2)
     return Pairs(queries, keys, jnp.sum(needed))

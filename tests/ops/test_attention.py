@@ -109,6 +109,71 @@ def test_blocks_equal_one_dense_softmax_with_its_gradients(block, window):
         np.testing.assert_allclose(grad, wanted_grad, atol=5e-6)
 
 
+def one_row(seed):
+    """A row of prompts and responses of any lengths, some of one place, behind them padding or
+    none: (segment_ids, prefix_ids, positions)."""
+    rng = np.random.default_rng(seed)
+    length = int(rng.integers(1, 90))
+    longest = int(rng.choice([2, 12, 60]))
+    segment_ids = np.zeros((1, length), np.int32)
+    prefix_ids, positions = segment_ids.copy(), segment_ids.copy()
+    place, number, prompt = 0, 1, (0, 0)
+    while place < length * rng.choice([0.5, 1.0]):
+        end = min(length, place + int(rng.integers(1, longest + 1)))
+        if not prompt[0] or rng.random() < 0.3:
+            prompt = (number, end - place)
+        segment_ids[0, place:end], prefix_ids[0, place:end] = number, prompt[0]
+        first = 0 if prompt[0] == number else prompt[1]
+        positions[0, place:end] = first + np.arange(end - place)
+        place, number = end, number + 1
+    return segment_ids, prefix_ids, positions
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_row_of_shared_prompts_equals_one_dense_softmax(monkeypatch, seed):
+    """Values and gradients, by the mask of every place with every other."""
+    monkeypatch.setattr(attention, "CPU_SHARED_BLOCK", 8)
+    arrays = one_row(seed)
+    names = ("segment_ids_BT", "prefix_ids_BT", "positions_BT")
+    ids = dict(zip(names, map(jnp.asarray, arrays), strict=True))
+    window = (None, 5)[seed % 2]
+    rng = np.random.default_rng(seed)
+    q, k, v, cotangent = (
+        rng.normal(size=(1, arrays[0].shape[1], heads, HEAD_DIM)).astype(np.float32)
+        for heads in (4, 2, 2, 4)
+    )
+    counted = arrays[0][..., None, None] > 0
+
+    def dense(q, k, v):
+        mask = attention.packed_mask(window=window, **ids)
+        keys, values = (jnp.repeat(x, 2, axis=2) for x in (k, v))
+        scores = jnp.einsum("btnh,bsnh->bnts", q, keys) / jnp.float32(np.sqrt(HEAD_DIM))
+        weights = jax.nn.softmax(jnp.where(mask[:, None], scores, -1e30), axis=-1)
+        return jnp.einsum("bnts,bsnh->btnh", weights, values)
+
+    def blocked(q, k, v):
+        return attention.attend(q, k, v, **ids, window=window)
+
+    (out, pull), (wanted, wanted_pull) = (jax.vjp(f, q, k, v) for f in (jax.jit(blocked), dense))
+    np.testing.assert_allclose(np.where(counted, out - wanted, 0), 0, atol=2e-6)
+    cotangent = np.where(counted, cotangent, np.float32(0))
+    for grad, wanted_grad in zip(pull(cotangent), wanted_pull(cotangent), strict=True):
+        np.testing.assert_allclose(grad, wanted_grad, atol=5e-6)
+
+
+def test_the_end_of_the_last_response_sees_no_more_than_it():
+    """64 places of prompt, eight responses of 127, a block's rest of padding, which is in no range:
+    each block sees itself, the prompt, and those before it that hold some of its responses."""
+    lengths = [64, *[127] * 8, 8]
+    ids = np.repeat([*range(1, 10), 0], lengths)
+    blocks = ids.reshape(17, 64)
+    alike = [[bool(set(a) & set(b) - {0}) for b in blocks[: i + 1]] for i, a in enumerate(blocks)]
+    wanted = sum(sum(row) + (not row[0]) for row in alike)
+    prefix_ids = jnp.asarray(np.minimum(ids, 1))[None]
+    places = attention.make_places(jnp.asarray(ids)[None], prefix_ids, None)
+    assert blocked_attention.find_pairs(places, 64).count == wanted < 68
+
+
 def test_blocks_that_see_nothing_of_each_other_are_not_visited():
     """16 segments of one block each: 16 pairs, not the 136 below the diagonal."""
     segment_ids = jnp.repeat(jnp.arange(1, 17), 8)[None]
