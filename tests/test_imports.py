@@ -26,8 +26,10 @@ MAY_IMPORT = {
     "ops": LEAVES | {"mesh"},
     "models": LEAVES | {"ops", "mesh"},
     "config_rl": {"config", "config_tree", "ops"},
+    "config_problems": {"config", "config_tree", "data", "models", "monitor"},
     "config": LEAVES
     | {
+        "config_problems",
         "config_rl",
         "config_tree",
         "data",

@@ -12,7 +12,7 @@ import shutil
 from typing import Any
 
 from r1jax import config as config_lib
-from r1jax.config import Config
+from r1jax.config import RUNTIME_FIELDS, Config
 from r1jax.data.hf_tokenizer import load_tokenizer
 from r1jax.data.tasks import make_task
 from r1jax.data.tokenizers import Tokenizer
@@ -134,7 +134,7 @@ def _of_run(path: pathlib.Path, config: Config) -> Start:
 
 def _with_runtime(model: ModelConfig, config: Config) -> ModelConfig:
     """The checkpoint's model, computed as this run's config says."""
-    runtime = {name: getattr(config.model, name) for name in config_lib.RUNTIME_FIELDS}
+    runtime = {name: getattr(config.model, name) for name in RUNTIME_FIELDS}
     return dataclasses.replace(model, **runtime)
 
 
