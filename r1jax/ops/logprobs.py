@@ -10,6 +10,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from r1jax.ops.linear import multiply
+
 Data = TypeVar("Data")
 Told = TypeVar("Told")
 
@@ -275,7 +277,7 @@ def _put(x: Array, new: Array, number: ArrayLike, columns: int) -> Array:
 
 
 def _product(left: Array, right: Array) -> Array:
-    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
+    return multiply(left, right, jax.lax.Precision.HIGHEST)
 
 
 def compute_logits(

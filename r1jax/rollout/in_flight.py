@@ -112,8 +112,8 @@ class InFlight:
 
     @property
     def busy_share(self) -> float:
-        """How much of the slots' time had a response in it."""
-        return self.busy_steps / max(1, self.steps * self._plan.slots)
+        """How much of what was decoded was of a response: a tail has fewer slots."""
+        return self.busy_steps / max(1, sum(lane.slot_steps for lane in self._lanes))
 
     @property
     def tokens_per_step(self) -> float:

@@ -40,6 +40,7 @@ class _Chunk(NamedTuple):
 
     report: decode.Report
     steps: int  # at most
+    slots: int
     wave: int  # the prompts in the bank
 
 
@@ -67,7 +68,8 @@ class Lane:
         self.opened = np.zeros(plan.rows, bool)  # rows whose prompt has been read here
         self._seen_ended = np.zeros(plan.rows, bool)
         self._stopped = False
-        self.steps, self.busy_steps = 0, 0.0  # decoding steps; busy slots, summed over them
+        # Decoding steps; slots and busy slots, summed over them.
+        self.steps, self.slot_steps, self.busy_steps = 0, 0, 0.0
         self.drafted, self.accepted = 0, 0  # tokens
         self._open_wave()
         self._start_chunk()
@@ -98,6 +100,7 @@ class Lane:
             self._start_chunk()
         chunk = self._under_way.popleft()
         report = jax.device_get(chunk.report)
+        self.slot_steps += (int(report.steps) - self.steps) * chunk.slots
         self.steps, self.busy_steps = int(report.steps), float(report.busy_steps)
         self.drafted, self.accepted = int(report.drafted), int(report.accepted)
         self._busy = int(report.busy_units)
@@ -155,7 +158,8 @@ class Lane:
             more=self._waves.more,
             chunk=chunk,
         )
-        self._under_way.append(_Chunk(report, chunk, self._wave))
+        slots = self._plan.sizes[self._size] * self._plan.unit
+        self._under_way.append(_Chunk(report, chunk, slots, self._wave))
 
     def _fit(self) -> None:
         """Room for what the next chunk may add; fewer slots once only a tail is left."""

@@ -227,6 +227,31 @@ def test_decoding_ends_with_the_last_response(stop_ids):
     assert rollout.busy_steps == (lengths - 1).sum()
 
 
+def test_slots_that_a_tail_gives_up_are_not_idle(monkeypatch):
+    """`busy_share` is of the rows that programs decoded."""
+    decoded = [(0, 0)]  # (steps, rows summed over them) after every chunk
+    run = Programs.run
+
+    def counted(self, loop, *rest, **options):
+        rows = len(loop.slots.rows)
+        loop, report = run(self, loop, *rest, **options)
+        steps = int(report.steps)
+        decoded.append((steps, decoded[-1][1] + (steps - decoded[-1][0]) * rows))
+        return loop, report
+
+    sampling = SamplingParams(max_tokens=32, stop_ids=(3, 7, 9))
+    config = copied(slots=100, lanes=1, chunk=1, room=2, tail_from=100)
+    whole = start(MANY_PROMPTS, sampling=sampling, config=config)
+    whole.collect()
+    monkeypatch.setattr(Programs, "run", counted)
+    config = dataclasses.replace(config, tail_from=1)
+    rollout = start(MANY_PROMPTS, sampling=sampling, config=config)
+    lengths = rollout.collect().lengths
+    assert rollout.busy_steps == whole.busy_steps == (lengths - 1).sum()
+    assert rollout.busy_share == rollout.busy_steps / decoded[-1][1]
+    assert whole.busy_share < rollout.busy_share <= 1
+
+
 PLAIN = RolloutConfig(share_prompts="never", slots=100, chunk=100, lanes=1)
 copied = functools.partial(RolloutConfig, share_prompts="never")
 WAYS = {
