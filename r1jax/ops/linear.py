@@ -11,8 +11,9 @@ from r1jax.ops.quant import Quantized
 
 Kernel = Array | Quantized
 
-FEW_ROWS = 64
-LARGE = 1 << 17  # entries of a matrix, more than a core's own cache holds
+# Up to so many rows, and from so many entries of a matrix on, a CPU gains by these (docs/LOG.md).
+ALONE_ROWS, ALONE_ENTRIES = 4, 1 << 16
+TURNED_ROWS, TURNED_ENTRIES = 64, 1 << 17
 
 
 def linear(x: Array, kernel: Kernel, axes: int = 1) -> Array:
@@ -38,14 +39,24 @@ def multiply(
     matrix_IO: Float[Array, "I O"],
     precision: jax.lax.Precision | None = None,
 ) -> Float[Array, "R O"]:
-    """rows @ matrix. A CPU multiplies few rows, those of a decoding step, by a large matrix in two
-    thirds of the time if they lie turned: XLA leaves that to oneDNN, all else to YNNPACK, which
-    then reads the matrix slowly and cuts the product up for cores that have other work."""
+    """rows @ matrix. On a CPU, where XLA leaves it to YNNPACK, that is slow for the few rows of a
+    decoding step: it reads a large matrix at a fifth of the speed of memory, and cuts the product
+    up for cores that have other work. XLA compiles the product of one row itself, and leaves rows
+    that lie turned to oneDNN: half and two thirds of the time."""
     plain = functools.partial(jnp.matmul, precision=precision)
-    if not 1 < len(rows_RI) <= FEW_ROWS or matrix_IO.size < LARGE:
+    rows, entries = len(rows_RI), matrix_IO.size
+    if 1 < rows <= ALONE_ROWS and entries >= ALONE_ENTRIES:
+        on_cpu = functools.partial(_multiply_alone, precision=precision)
+    elif ALONE_ROWS < rows <= TURNED_ROWS and entries >= TURNED_ENTRIES:
+        on_cpu = functools.partial(_multiply_turned, precision=precision)
+    else:
         return plain(rows_RI, matrix_IO)
-    turned = functools.partial(_multiply_turned, precision=precision)
-    return jax.lax.platform_dependent(rows_RI, matrix_IO, cpu=turned, default=plain)
+    return jax.lax.platform_dependent(rows_RI, matrix_IO, cpu=on_cpu, default=plain)
+
+
+def _multiply_alone(rows_RI: Array, matrix_IO: Array, precision) -> Array:
+    rows = jnp.split(rows_RI, len(rows_RI))
+    return jnp.concatenate([jnp.matmul(row, matrix_IO, precision=precision) for row in rows])
 
 
 def _multiply_turned(rows_RI: Array, matrix_IO: Array, precision) -> Array:

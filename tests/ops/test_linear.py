@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r1jax.ops.linear import FEW_ROWS, LARGE, linear, multiply
+from r1jax.ops.linear import ALONE_ENTRIES, TURNED_ENTRIES, TURNED_ROWS, linear, multiply
 from r1jax.ops.logprobs import compute_logits
 
 INPUTS, OUTPUTS = 256, 520
-FIRST_AXES = "contracting_dims = [0] x [0]"
+FIRST_AXES, ROW_BY_ROW = "contracting_dims = [0] x [0]", "contracting_dims = [1] x [0]"
 
 
 def draw(rows, inputs=INPUTS, outputs=OUTPUTS):
@@ -20,10 +20,10 @@ def draw(rows, inputs=INPUTS, outputs=OUTPUTS):
     return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
 
 
-@pytest.mark.parametrize("rows", [0, 1, 2, 3, 20, FEW_ROWS, FEW_ROWS + 1])
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, 4, 5, 20, TURNED_ROWS, TURNED_ROWS + 1])
 def test_any_number_of_rows_gives_the_product_and_its_gradients(rows):
     x, matrix, by = draw(rows)
-    assert matrix.size >= LARGE
+    assert matrix.size >= TURNED_ENTRIES
     product, pull = jax.vjp(jax.jit(multiply), x, matrix)
     of_64 = [a.astype(np.float64) for a in (x, matrix, by)]
     wanted = [of_64[0] @ of_64[1], of_64[2] @ of_64[1].T, of_64[0].T @ of_64[2]]
@@ -39,28 +39,44 @@ def test_under_vmap_and_outside_of_jit():
     np.testing.assert_allclose(both[1], 2 * multiply(x, matrix), rtol=0, atol=1e-4)
 
 
+def lowered(rows, platform, *shape, precision=None):
+    x, matrix, _ = draw(rows, *shape)
+    traced = jax.jit(multiply, static_argnums=2).trace(x, matrix, precision)
+    return traced.lower(lowering_platforms=(platform,)).as_text()
+
+
 @pytest.mark.parametrize("precision", [None, jax.lax.Precision.HIGHEST])
 def test_few_rows_lie_turned_on_a_cpu_and_nowhere_else(precision):
-    x, matrix, _ = draw(20)
-    traced = jax.jit(multiply, static_argnums=2).trace(x, matrix, precision)
-    assert FIRST_AXES in traced.lower(lowering_platforms=("cpu",)).as_text()
+    assert FIRST_AXES in lowered(20, "cpu", precision=precision)
     for platform in ("tpu", "cuda"):
-        text = traced.lower(lowering_platforms=(platform,)).as_text()
-        assert "contracting_dims = [1] x [0]" in text
-        assert FIRST_AXES not in text
+        text = lowered(20, platform, precision=precision)
+        assert text.count("dot_general") == text.count(ROW_BY_ROW) == 1
     # And XLA does not turn them back, which would leave the product to YNNPACK.
-    compiled = traced.lower().compile().as_text()
+    compiled = jax.jit(multiply).lower(*draw(20)[:2]).compile().as_text()
     assert re.findall(r" dot\(.*lhs_contracting_dims=\{(\d)\}", compiled) == ["0"]
+
+
+@pytest.mark.parametrize("rows", [2, 4])
+def test_very_few_rows_are_multiplied_alone_on_a_cpu_and_nowhere_else(rows):
+    assert lowered(rows, "cpu").count("dot_general") == rows
+    assert lowered(rows, "tpu").count("dot_general") == 1
+    # And XLA does not make one product of them.
+    compiled = jax.jit(multiply).lower(*draw(rows)[:2]).compile().as_text()
+    assert re.findall(r"f32\[(\d+),\d+\]\S* dot\(", compiled) == ["1"] * rows
 
 
 @pytest.mark.parametrize(
     ("rows", "inputs", "outputs"),
-    [(1, INPUTS, OUTPUTS), (FEW_ROWS + 1, INPUTS, OUTPUTS), (20, 64, LARGE // 64 - 1)],
+    [
+        (1, INPUTS, OUTPUTS),
+        (TURNED_ROWS + 1, INPUTS, OUTPUTS),
+        (20, 64, TURNED_ENTRIES // 64 - 1),
+        (2, 64, ALONE_ENTRIES // 64 - 1),
+    ],
 )
 def test_one_row_many_rows_and_small_matrices_are_left_alone(rows, inputs, outputs):
-    x, matrix, _ = draw(rows, inputs, outputs)
-    assert FIRST_AXES not in jax.jit(multiply).lower(x, matrix).as_text()
-    assert FIRST_AXES in jax.jit(multiply).lower(jnp.ones((20, INPUTS)), draw(2)[1]).as_text()
+    text = lowered(rows, "cpu", inputs, outputs)
+    assert text.count("dot_general") == text.count(ROW_BY_ROW) == 1
 
 
 def test_a_steps_projections_and_logits_are_such_products():

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from helpers import TINY, as_users_call, counted_compiles, log_softmax, make_tiny
 
+from r1jax import models
 from r1jax.errors import UserError
 from r1jax.ops.kv_cache import count_bytes
+from r1jax.ops.linear import TURNED_ROWS
 from r1jax.rollout import (
     RolloutConfig,
     SamplingParams,
@@ -294,6 +296,26 @@ def test_a_response_is_the_same_however_it_is_decoded(way):
     for name in ("tokens", "lengths", "finished"):
         np.testing.assert_array_equal(getattr(got, name), getattr(wanted, name))
     np.testing.assert_allclose(got.logp, wanted.logp, atol=1e-5)
+
+
+def test_large_matrices_are_multiplied_in_other_ways_for_other_slots_and_give_the_same():
+    """On a CPU: `linear.multiply`. 84 rows at once are multiplied as they lie."""
+    module = models.Transformer(dataclasses.replace(TINY, width=256, ffn=520))
+    decode_params = prepare_params(module.config, models.init_params(module, 0))
+
+    def sample_with(config):
+        prompts = as_prompt_batch(MANY_PROMPTS)
+        options = {"sampling": SAMPLING, "samples_per_prompt": 12, "config": config}
+        return dispatch(module, decode_params, prompts, seed=0, step=0, **options).collect()
+
+    wanted = sample_with(PLAIN)
+    assert len(wanted.lengths) == 84 > TURNED_ROWS
+    ways = [copied(slots=20, lanes=1), copied(slots=6, chunk=3), copied(slots=9, lanes=1, chunk=2)]
+    for config in (*ways, copied(slots=20, lanes=1, chunk=1, room=2, tail_from=1)):
+        got = sample_with(config)
+        np.testing.assert_array_equal(got.tokens, wanted.tokens)
+        np.testing.assert_allclose(got.logp, wanted.logp, rtol=0, atol=1e-5)
+    assert abs(got.logp - wanted.logp).max() > 0  # they were
 
 
 @every_way

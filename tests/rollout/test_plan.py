@@ -67,6 +67,13 @@ def test_slots_are_whole_units_that_split_over_devices(multiple, slots, share):
     assert list(made.sizes) == sorted(set(made.sizes), reverse=True)
 
 
+def test_a_tail_on_a_cpu_goes_down_to_two_rows_in_each_of_two_lanes():
+    assert make(lengths=[5] * 20, slots=40, tail_from=1, lanes=2).sizes == (20, 12, 8, 2)
+    assert make(lengths=[5] * 20, slots=40, tail_from=1, lanes=1).sizes == (40, 24, 16, 4)
+    assert make(lengths=[5] * 20, slots=8, tail_from=1, lanes=2).sizes == (4, 2)
+    assert make(lengths=[5] * 20, slots=40, lanes=2).sizes == (20,)
+
+
 @pytest.mark.parametrize("lanes", [0, 1, 2, 3, 100])
 @pytest.mark.parametrize("share", ["always", "never"])
 def test_lanes_have_slots_and_prompts_for_all_of_them(lanes, share):
