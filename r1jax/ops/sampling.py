@@ -130,16 +130,18 @@ def row_keys(
     return jax.vmap(jax.random.fold_in)(per_prompt, samples_R)
 
 
-def uniforms(keys_R: Array, positions_R: Int[Array, " R"]) -> Float[Array, " R"]:
-    """One number in [0, 1) per row, keyed by the row's key and its place in the response."""
-    return jax.vmap(lambda key, position: jax.random.uniform(jax.random.fold_in(key, position)))(
-        keys_R, positions_R
-    )
+def uniforms(keys_R: Array, positions_R: Int[Array, " R"]) -> Float[Array, "R 2"]:
+    """Two numbers in [0, 1) per row, keyed by the row's key and its place in the response."""
+
+    def pair(key: Array, position: Array) -> Array:
+        return jax.random.uniform(jax.random.fold_in(key, position), (2,))
+
+    return jax.vmap(pair)(keys_R, positions_R)
 
 
 def sample(
     logits_RV: Float[Array, "R V"],
-    uniform_R: Float[Array, " R"],
+    uniform_R2: Float[Array, "R 2"],
     taken_R: Int[Array, " R"],
     sampling: SamplingArrays,
 ) -> tuple[Int[Array, " R"], Float[Array, " R"]]:
@@ -147,7 +149,7 @@ def sample(
 
     Greedy is the limit of temperature to zero; its log-prob is reported at temperature 1.
     """
-    return choose(shape(logits_RV, taken_R, sampling), uniform_R, sampling)
+    return choose(shape(logits_RV, taken_R, sampling), uniform_R2, sampling)
 
 
 def shape(
@@ -167,10 +169,10 @@ def shape(
 
 
 def choose(
-    shaped_RV: Float[Array, "R V"], uniform_R: Float[Array, " R"], sampling: SamplingArrays
+    shaped_RV: Float[Array, "R V"], uniform_R2: Float[Array, "R 2"], sampling: SamplingArrays
 ) -> tuple[Int[Array, " R"], Float[Array, " R"]]:
     """`sample` from what `shape` gave."""
-    return jax.lax.cond(sampling.temperature == 0, _take_highest, draw, shaped_RV, uniform_R)
+    return jax.lax.cond(sampling.temperature == 0, _take_highest, draw, shaped_RV, uniform_R2)
 
 
 def kept_tokens(
@@ -205,7 +207,7 @@ def _adjust(logits_RV: Array, taken_R: Array, sampling: SamplingArrays) -> Array
 
 
 def _take_highest(
-    logits_RV: Float[Array, "R V"], _: Float[Array, " R"]
+    logits_RV: Float[Array, "R V"], _: Float[Array, "R 2"]
 ) -> tuple[Int[Array, " R"], Float[Array, " R"]]:
     token = jnp.argmax(logits_RV, axis=-1).astype(jnp.int32)
     return token, jnp.max(logits_RV, axis=-1) - jax.nn.logsumexp(logits_RV, axis=-1)
@@ -273,13 +275,16 @@ def _rank_to_float(rank: Int[Array, " R"]) -> Float[Array, " R"]:
 
 
 def draw(
-    logits_RV: Float[Array, "R V"], uniform_R: Float[Array, " R"]
+    logits_RV: Float[Array, "R V"], uniform_R2: Float[Array, "R 2"]
 ) -> tuple[Int[Array, " R"], Float[Array, " R"]]:
     """(token, its log-prob), inverting the cumulative distribution in two levels: a block, then
     its token.
 
-    One random number per row; the Gumbel trick needs one per row and token, which on a CPU costs
-    more than the model. The normaliser of the log-prob is the sum that the inversion needs anyway.
+    Two random numbers per row; the Gumbel trick needs one per row and token, which on a CPU costs
+    more than the model. One for each level: what rounding does to the sums over all blocks then
+    moves the edges of blocks only, not those of all tokens, so that programs which round otherwise
+    draw the same (a number that falls between two roundings of an edge is two tokens). The
+    normaliser of the log-prob is the sum that the inversion needs anyway.
     """
     rows, vocabulary = logits_RV.shape
     blocks = -(-vocabulary // _BLOCK)
@@ -289,18 +294,16 @@ def draw(
     weights = weights.reshape(rows, blocks, _BLOCK)
     mass = jnp.sum(weights, axis=-1)  # [R, blocks]
     total = jnp.sum(mass, axis=-1)
-    block, target = _invert(mass, uniform_R * total)
+    block = _invert(mass, uniform_R2[:, 1] * total)
     inside = jnp.take_along_axis(weights, block[:, None, None], axis=1)[:, 0]  # [R, _BLOCK]
-    place, _ = _invert(inside, target)
-    token = block * _BLOCK + place
+    mass_inside = jnp.take_along_axis(mass, block[:, None], axis=1)[:, 0]
+    token = block * _BLOCK + _invert(inside, uniform_R2[:, 0] * mass_inside)
     chosen = jnp.take_along_axis(logits_RV, token[:, None], axis=-1)[:, 0]
     return token, chosen - highest[:, 0] - jnp.log(total)
 
 
-def _invert(
-    mass_RN: Float[Array, "R N"], target_R: Float[Array, " R"]
-) -> tuple[Int[Array, " R"], Float[Array, " R"]]:
-    """(first place whose running sum exceeds `target`, how far into that place the target lies).
+def _invert(mass_RN: Float[Array, "R N"], target_R: Float[Array, " R"]) -> Int[Array, " R"]:
+    """First place whose running sum exceeds `target`.
 
     Only a place with mass is taken, the last of them if rounding leaves none: the sums of a
     parallel scan can rise or fall a little over places that add nothing.
@@ -311,6 +314,4 @@ def _invert(
     exceeds = possible & (running > target_R[:, None])
     first = jnp.min(jnp.where(exceeds, places, places.size), axis=-1)
     last = jnp.max(jnp.where(possible, places, 0), axis=-1)
-    place = jnp.minimum(first, last)
-    before = jnp.take_along_axis(running - mass_RN, place[:, None], axis=-1)[:, 0]
-    return place, target_R - before
+    return jnp.minimum(first, last)

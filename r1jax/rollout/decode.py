@@ -220,12 +220,12 @@ class Sampled(NamedTuple):
 def _sample(
     variant: Variant,
     logits_RV: Float[Array, "R V"],
-    uniform_R: Float[Array, " R"],
+    uniform_R2: Float[Array, "R 2"],
     taken_R: Int[Array, " R"],
     sampling: SamplingArrays,
 ) -> Sampled:
     shaped = shape(logits_RV, taken_R, sampling)
-    token, logp = choose(shaped, uniform_R, sampling)
+    token, logp = choose(shaped, uniform_R2, sampling)
     return Sampled(
         token,
         logp,
@@ -343,7 +343,7 @@ def _sample_places(
     taken_BC: Int[Array, "B C"],
     sampling: SamplingArrays,
 ) -> Sampled:
-    """A token for every place [B, C], by the random number of that place."""
+    """A token for every place [B, C], by the random numbers of that place."""
     count = hidden_BCD.shape[1]
     logits = compute_logits(hidden_BCD.reshape(-1, hidden_BCD.shape[2]), decode_params["head"])
     place = (slots.starts[:, None] + taken_BC).reshape(-1)

@@ -12,7 +12,7 @@ later one, whose policy may be another.
     carried = in_flight.carry(the others)
 
 A response that goes on is read again, its prompt and what it has, by the policy that goes on; its
-tokens keep the log-probs that they were sampled with. Every token has its own random number, so an
+tokens keep the log-probs that they were sampled with. Every token has its own random numbers, so an
 unchanged policy gives the response that it gives without the stop.
 """
 

@@ -1,13 +1,13 @@
 """Speculative decoding: a step reads several tokens of a response, all but the first are drafts.
 
-A token is decided by the logits of its place and one random number of that place. So nothing has to
+A token is decided by the logits of its place and the random numbers of that place. So nothing has to
 be rejected at random: behind every draft the step samples as plain decoding would, and keeps what
 it sampled as long as the draft it read there was the token sampled before. The response is the one
 that plain decoding gives, token for token up to rounding; a bad draft costs time only.
 
     ngram   what followed the latest earlier occurrence of the text's last tokens (prompt lookup)
     mtp     the multi-token-prediction module of a DeepSeek-V3, fed its own drafts; it samples with
-            the random number of the place it drafts for, which makes agreement likeliest
+            the random numbers of the place it drafts for, which makes agreement likeliest
 
 The module's cache is the last of `prefix` and `suffix`. A place of it joins a state with the token
 behind: a prompt of n tokens has n - 1, and the first token of a response makes place 0 of a suffix.
