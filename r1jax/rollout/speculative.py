@@ -1,9 +1,9 @@
 """Speculative decoding: a step reads several tokens of a response, all but the first are drafts.
 
-A token is decided by the logits of its place and the random numbers of that place. So nothing has to
-be rejected at random: behind every draft the step samples as plain decoding would, and keeps what
-it sampled as long as the draft it read there was the token sampled before. The response is the one
-that plain decoding gives, token for token up to rounding; a bad draft costs time only.
+A token is decided by the logits and the random numbers of its place. So nothing has to be rejected
+at random: behind every draft the step samples as plain decoding would, and keeps what it sampled as
+long as the draft it read there was the token sampled before. The response is the one that plain
+decoding gives, token for token up to rounding; a bad draft costs time only.
 
     ngram   what followed the latest earlier occurrence of the text's last tokens (prompt lookup)
     mtp     the multi-token-prediction module of a DeepSeek-V3, fed its own drafts; it samples with
