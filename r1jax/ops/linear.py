@@ -45,6 +45,9 @@ def multiply(
     that lie turned to oneDNN: half and two thirds of the time."""
     plain = functools.partial(jnp.matmul, precision=precision)
     rows, entries = len(rows_RI), matrix_IO.size
+    # Rows that lie on several devices are fewer there, and to cut them would move them.
+    if jax.sharding.get_abstract_mesh().size > 1:
+        return plain(rows_RI, matrix_IO)
     if 1 < rows <= ALONE_ROWS and entries >= ALONE_ENTRIES:
         on_cpu = functools.partial(_multiply_alone, precision=precision)
     elif ALONE_ROWS < rows <= TURNED_ROWS and entries >= TURNED_ENTRIES:

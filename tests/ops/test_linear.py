@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from r1jax import mesh as mesh_lib
 from r1jax.ops.linear import ALONE_ENTRIES, TURNED_ENTRIES, TURNED_ROWS, linear, multiply
 from r1jax.ops.logprobs import compute_logits
 
@@ -77,6 +78,15 @@ def test_very_few_rows_are_multiplied_alone_on_a_cpu_and_nowhere_else(rows):
 def test_one_row_many_rows_and_small_matrices_are_left_alone(rows, inputs, outputs):
     text = lowered(rows, "cpu", inputs, outputs)
     assert text.count("dot_general") == text.count(ROW_BY_ROW) == 1
+
+
+@pytest.mark.parametrize("rows", [2, 20])
+def test_on_a_mesh_of_several_devices_rows_stay_where_they_are(rows):
+    with mesh_lib.use(mesh_lib.make_mesh(data=2)):
+        text = lowered(rows, "cpu")
+    assert text.count("dot_general") == text.count(ROW_BY_ROW) == 1
+    with mesh_lib.use(mesh_lib.make_mesh(data=1)):
+        assert lowered(rows, "cpu") != text
 
 
 def test_a_steps_projections_and_logits_are_such_products():

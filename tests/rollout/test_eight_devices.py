@@ -1,13 +1,15 @@
 """The same responses on one device and on eight, however slots, caches and parameters are split."""
 
+import dataclasses
 import functools
 
 import jax
 import numpy as np
 import pytest
-from helpers import counted_compiles, make_tiny
+from helpers import TINY, counted_compiles, make_tiny
 
 from r1jax import mesh as mesh_lib
+from r1jax import models
 from r1jax.models.axes import logical_axes
 from r1jax.models.config import MlaConfig
 from r1jax.rollout import RolloutConfig, SamplingParams, generate
@@ -82,6 +84,18 @@ def test_eight_devices_give_the_responses_of_one(name, way):
     for field in ("tokens", "lengths", "finished"):
         np.testing.assert_array_equal(getattr(got, field), getattr(wanted, field))
     np.testing.assert_allclose(got.logp, wanted.logp, atol=1e-5)
+
+
+def test_eight_devices_give_the_responses_of_one_where_matrices_are_large():
+    """One CPU multiplies its few rows otherwise: `linear.multiply`."""
+    module = models.Transformer(dataclasses.replace(TINY, width=256, ffn=520, vocab_size=1040))
+    params = models.init_params(module, 0)
+    wanted = sample(module, params, RolloutConfig(share_prompts="never"))
+    mesh = mesh_lib.make_mesh(**MESHES["all"])
+    with mesh_lib.use(mesh):
+        got = sample(module, split(mesh, params), WAYS["few slots"])
+    np.testing.assert_array_equal(got.tokens, wanted.tokens)
+    np.testing.assert_allclose(got.logp, wanted.logp, rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow
