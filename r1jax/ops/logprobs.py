@@ -277,7 +277,7 @@ def _put(x: Array, new: Array, number: ArrayLike, columns: int) -> Array:
 
 
 def _product(left: Array, right: Array) -> Array:
-    return multiply(left, right, jax.lax.Precision.HIGHEST)
+    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
 def compute_logits(
@@ -288,5 +288,5 @@ def compute_logits(
     A bf16 head is the largest known source of disagreement between a sampler and a trainer.
     """
     rows = hidden.astype(jnp.float32).reshape(-1, hidden.shape[-1])
-    logits = _product(rows, head_DV.astype(jnp.float32))
+    logits = multiply(rows, head_DV.astype(jnp.float32), jax.lax.Precision.HIGHEST)
     return logits.reshape(*hidden.shape[:-1], head_DV.shape[-1])

@@ -40,7 +40,7 @@ class _Chunk(NamedTuple):
 
     report: decode.Report
     steps: int  # at most
-    slots: int
+    slots: int  # decoded in each step
     wave: int  # the prompts in the bank
 
 
