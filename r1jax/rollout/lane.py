@@ -56,7 +56,8 @@ class Lane:
         self._waves, self._stops = waves, stops
         self._bank, self._units = programs.empty_bank(), 0
         self._loop = programs.empty_loop(plan.sizes[0], plan.rooms[0])
-        self._room, self._size = 0, 0  # places in plan.rooms and plan.sizes
+        self._room = 0  # a place in plan.rooms
+        self._size = plan.sizes[0]  # units decoded at once
         self._busy = plan.sizes[0]  # units, at most
         self._most_filled = 0  # at most, after the chunks under way
         self._wave = 0  # how many were opened
@@ -158,7 +159,7 @@ class Lane:
             more=self._waves.more,
             chunk=chunk,
         )
-        slots = self._plan.sizes[self._size] * self._plan.unit
+        slots = self._size * self._plan.unit
         self._under_way.append(_Chunk(report, chunk, slots, self._wave))
 
     def _fit(self) -> None:
@@ -168,11 +169,11 @@ class Lane:
         if wanted > plan.rooms[self._room]:
             self._room = plan.rooms.index(wanted)
             slots = slots._replace(suffix=decode.give_room(slots.suffix, wanted))
-        if self._room >= plan.first_tail and not self._waves.more:
-            fitting = [at for at, size in enumerate(plan.sizes) if size >= self._busy]
-            if fitting[-1] > self._size:
-                self._size = fitting[-1]
-                slots = decode.keep_busy(slots, plan.sizes[self._size])
+        if not self._waves.more:
+            fitting = min(size for size in plan.sizes_with(self._room) if size >= self._busy)
+            if fitting < self._size:
+                self._size = fitting
+                slots = decode.keep_busy(slots, fitting)
         self._loop = self._loop._replace(slots=slots)
 
     def _fetch(self, rows: np.ndarray) -> None:

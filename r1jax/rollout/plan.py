@@ -69,10 +69,13 @@ class Plan:
     bank_prompts: int
     variant: Variant
 
-    @property
-    def first_tail(self) -> int:
-        """The place in `rooms` from which on there are programs of fewer slots."""
-        return min(1, len(self.rooms) - 1)
+    def sizes_with(self, room: int) -> tuple[int, ...]:
+        """Those of `sizes` that have a program for slots of `rooms[room]`: all of them for the last
+        room, which the tail of a rollout comes to; none but the first while most slots are busy."""
+        last = len(self.rooms) - 1
+        if room < min(1, last):
+            return self.sizes[:1]
+        return tuple(size for size in self.sizes if room == last or 4 * size >= self.sizes[0])
 
     @property
     def per_step(self) -> int:
@@ -200,7 +203,7 @@ def make_sizes(units: int, unit: int, row_multiple: int) -> tuple[int, ...]:
     of them is some more programs to compile."""
     sizes = [units]
     # The last one or two of a lane cost a CPU half of what four do: `linear.multiply`.
-    shares, least = ((0.6, 0.4, 0.1), 4) if _on_cpu() else ((0.25, 0.0625), 8)
+    shares, least = ((0.6, 0.4, 0.2, 0.1), 4) if _on_cpu() else ((0.25, 0.0625), 8)
     for share in shares:
         size = -(-max(int(units * share), least // unit, 1) // row_multiple) * row_multiple
         if size <= sizes[-1] * 0.7:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -186,8 +185,7 @@ class Programs:
 
 def decoding_shapes(plan: Plan) -> list[tuple[int, int]]:
     """(units, room) of every decoding program."""
-    fewer = itertools.product(plan.sizes[1:], plan.rooms[plan.first_tail :])
-    return [(plan.sizes[0], room) for room in plan.rooms] + list(fewer)
+    return [(size, room) for at, room in enumerate(plan.rooms) for size in plan.sizes_with(at)]
 
 
 def split_requests(requests: Requests, plan: Plan) -> list[Requests]:

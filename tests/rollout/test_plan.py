@@ -68,8 +68,8 @@ def test_slots_are_whole_units_that_split_over_devices(multiple, slots, share):
 
 
 def test_a_tail_on_a_cpu_goes_down_to_two_rows_in_each_of_two_lanes():
-    assert make(lengths=[5] * 20, slots=40, tail_from=1, lanes=2).sizes == (20, 12, 8, 2)
-    assert make(lengths=[5] * 20, slots=40, tail_from=1, lanes=1).sizes == (40, 24, 16, 4)
+    assert make(lengths=[5] * 20, slots=40, tail_from=1, lanes=2).sizes == (20, 12, 8, 4, 2)
+    assert make(lengths=[5] * 20, slots=40, tail_from=1, lanes=1).sizes == (40, 24, 16, 8, 4)
     assert make(lengths=[5] * 20, slots=8, tail_from=1, lanes=2).sizes == (4, 2)
     assert make(lengths=[5] * 20, slots=40, lanes=2).sizes == (20,)
 
@@ -184,6 +184,16 @@ def test_impossible_settings_are_refused_by_name(change):
 def test_there_are_as_many_decoding_programs_as_the_plan_says():
     made = make(lengths=[5] * 9, sampling=dataclasses.replace(MAY_END, max_tokens=1000), slots=32)
     shapes = programs.decoding_shapes(made)
-    fewer = (len(made.sizes) - 1) * (len(made.rooms) - 1)
-    assert len(shapes) == len(set(shapes)) == len(made.rooms) + fewer <= 9
-    assert np.prod(shapes[0]) > 0
+    assert len(shapes) == len(set(shapes)) <= 9
+    assert shapes[0] == (made.sizes[0], made.rooms[0])
+
+
+def test_the_smallest_sizes_of_a_tail_have_programs_for_the_last_room_only():
+    made = make(lengths=[5] * 20, slots=40, tail_from=1, room=16, lanes=2)
+    assert len(made.rooms) > 3
+    by_room = [made.sizes_with(room) for room in range(len(made.rooms))]
+    assert by_room[0] == (20,)
+    assert by_room[-1] == (20, 12, 8, 4, 2)
+    assert set(by_room[1:-1]) == {(20, 12, 8)}
+    one_room = dataclasses.replace(made, rooms=(64,))
+    assert one_room.sizes_with(0) == made.sizes
