@@ -53,12 +53,13 @@ class InFlight:
         if self._known.size:
             known, self._known = self._known, self._known[:0]
             yield known
-        # Lanes are looked at in turn, ready or not: what they take of the waves, and what a rollout
-        # that is stopped has, does not depend on their speed.
         while not self._stopped and not self._is_over():
-            for call, lane in zip(self._calls, self._lanes, strict=False):
-                if not self._stopped and not lane.is_over():
-                    yield call(lane.look)
+            lanes = zip(self._calls, self._lanes, strict=False)
+            going = [(call, lane) for call, lane in lanes if not lane.is_over()]
+            # By what they have done, ready or not: what lanes take of the waves, and what a rollout
+            # that is stopped has, does not depend on their speed.
+            call, lane = min(going, key=lambda each: each[1].work)
+            yield call(lane.look)
 
     def _is_over(self) -> bool:
         return all(lane.is_over() for lane in self._lanes)

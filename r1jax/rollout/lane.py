@@ -78,6 +78,11 @@ class Lane:
     def is_over(self) -> bool:
         return not self._waves.more and bool(self._complete[self.opened].all())
 
+    @property
+    def work(self) -> int:
+        """Rows decoded, and for every step what reading the weights costs a CPU, in rows."""
+        return self.slot_steps + 8 * self.steps
+
     def stop(self) -> np.ndarray:
         """End here: rows that were complete and not yet told of. The other rows are written down as
         far as they came; caches are given up."""

@@ -254,6 +254,18 @@ def test_slots_that_a_tail_gives_up_are_not_idle(monkeypatch):
     assert whole.busy_share < rollout.busy_share <= 1
 
 
+def test_no_lane_waits_for_one_whose_steps_are_longer():
+    """One comes to its tail before the other: they go on by work, not in turn."""
+    sampling = SamplingParams(max_tokens=64, stop_ids=(3,))
+    config = copied(slots=22, lanes=2, chunk=2, room=16, tail_from=1)
+    for seed in (3, 4, 5, 6):
+        rollout = start(MANY_PROMPTS, sampling=sampling, config=config, seed=seed)
+        for _ in rollout.finished():
+            one, other = rollout._lanes
+            if not one.is_over() and not other.is_over():
+                assert abs(one.work - other.work) <= 2 * (11 + 8)  # a chunk of all slots
+
+
 PLAIN = RolloutConfig(share_prompts="never", slots=100, chunk=100, lanes=1)
 copied = functools.partial(RolloutConfig, share_prompts="never")
 WAYS = {
