@@ -71,11 +71,12 @@ class Plan:
 
     def sizes_with(self, room: int) -> tuple[int, ...]:
         """Those of `sizes` that have a program for slots of `rooms[room]`: all of them for the last
-        room, which the tail of a rollout comes to; none but the first while most slots are busy."""
-        last = len(self.rooms) - 1
-        if room < min(1, last):
-            return self.sizes[:1]
-        return tuple(size for size in self.sizes if room == last or 4 * size >= self.sizes[0])
+        room, which a tail comes to; those of a quarter or more for rooms between, to compile fewer;
+        for the first, where most slots are busy, only all slots."""
+        if room == len(self.rooms) - 1:
+            return self.sizes
+        least = self.sizes[0] if room == 0 else self.sizes[0] / 4
+        return tuple(size for size in self.sizes if size >= least)
 
     @property
     def per_step(self) -> int:
