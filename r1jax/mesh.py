@@ -65,6 +65,11 @@ def use(mesh: jax.sharding.Mesh) -> Iterator[jax.sharding.Mesh]:
         yield mesh
 
 
+def is_split() -> bool:
+    """Whether arrays may lie on several devices here."""
+    return jax.sharding.get_abstract_mesh().size > 1
+
+
 def spec(*logical: str | None) -> PartitionSpec:
     return PartitionSpec(*[None if name is None else RULES[name] for name in logical])
 

@@ -4,11 +4,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from r1jax.ops.linear import as_rows
+
 
 def rms_norm(
     x: Float[Array, "*rows D"], scale_D: Float[Array, " D"], eps: float
 ) -> Float[Array, "*rows D"]:
     """x / rms(x) * scale, in float32."""
-    wide = x.astype(jnp.float32)
+    wide = as_rows(x.astype(jnp.float32))
     wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
-    return jnp.einsum("...d,d->...d", wide, scale_D.astype(jnp.float32)).astype(x.dtype)
+    normed = jnp.einsum("...d,d->...d", wide, scale_D.astype(jnp.float32))
+    return normed.reshape(x.shape).astype(x.dtype)

@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from r1jax.mesh import is_split
 from r1jax.ops.linear import multiply
 
 Data = TypeVar("Data")
@@ -217,15 +218,35 @@ class _Seen(NamedTuple):
 def _read(hidden, head, targets, kept, temperature) -> _Seen:
     logits = compute_logits(hidden, head) / temperature
     is_target, allowed = _marks(logits, targets, kept)
-    log_sum = kept_sum = jax.nn.logsumexp(logits, axis=-1)
-    logs = logits - log_sum[..., None]
+    top = jnp.max(logits, axis=-1)
+    top = jnp.where(jnp.isfinite(top), top, 0)
+    below = logits - top[..., None]
+    total = jnp.sum(jnp.exp(below), axis=-1)
+    log_sum = kept_sum = jnp.log(total) + top
     if allowed is not None:
         kept_sum = jax.nn.logsumexp(logits, axis=-1, where=allowed)
-    # A sum over one term, not a gather: that would collect a vocabulary split over devices.
-    logp = jnp.sum(jnp.where(is_target, logits, 0), axis=-1) - kept_sum
-    # Terms of one sign, so that nothing cancels where one logit towers over the rest.
-    entropy = -jnp.sum(jnp.exp(logs) * logs, axis=-1)
+    logp = _at_targets(logits, is_target, targets) - kept_sum
+    # Both terms are from 0 up, so that nothing cancels where one logit towers over the rest.
+    entropy = jnp.log(total) - jnp.sum(jnp.exp(below) * below, axis=-1) / total
     return _Seen(logits, is_target, allowed, logp, entropy, log_sum, kept_sum)
+
+
+def _at_targets(logits, is_target, targets) -> Array:
+    """The logits of the targets, [N]."""
+
+    def summed(logits, is_target, _):
+        return jnp.sum(jnp.where(is_target, logits, 0), axis=-1)
+
+    def gathered(logits, _, targets):
+        # XLA:CPU would write down all terms of that sum, a sixth of the head's other work. Like the
+        # sum it is 0 where a target is no word.
+        at = logits.at[np.arange(len(targets)), targets]
+        return at.get(mode="fill", fill_value=0, wrap_negative_indices=False)
+
+    # A gather would collect a vocabulary split over devices; elsewhere the sum is made in passing.
+    if is_split():
+        return summed(logits, is_target, targets)
+    return jax.lax.platform_dependent(logits, is_target, targets, cpu=gathered, default=summed)
 
 
 def _d_logits(seen: _Seen, by: tuple[Array, ...], temperature) -> Array:
