@@ -16,7 +16,7 @@ import common
 from absl import app, flags
 from peers.workloads import WORKLOADS, Workload
 
-from r1jax import huge_pages, rollout
+from r1jax import rollout
 from r1jax.models.config import ModelConfig
 from r1jax.types import Rollouts
 
@@ -31,7 +31,6 @@ def main(_: Any) -> None:
     if common.PEERS.value:
         common.run_with_peers(__file__, ["rollout_s", "rollout_tok_s"])
         return
-    huge_pages.ask()  # as `r1jax train` does
     workload = WORKLOADS[common.WORKLOAD.value]
     module, params = common.make_model(workload)
     decode_params = rollout.prepare_params(module.config, params, int8=INT8.value)

@@ -14,7 +14,7 @@ from absl import app
 from peers.workloads import WORKLOADS
 from update import Learner
 
-from r1jax import huge_pages, rollout
+from r1jax import rollout
 from r1jax.types import PromptBatch
 
 
@@ -24,7 +24,6 @@ def main(_: Any) -> None:
             __file__, ["rollout_tok_s", "update_s", "step_s", "step_tok_s", "peak_gb"]
         )
         return
-    huge_pages.ask()  # as `r1jax train` does
     workload = WORKLOADS[common.WORKLOAD.value]
     learner = Learner(workload)
     sampling = rollout.SamplingParams(

@@ -22,7 +22,6 @@ import numpy as np
 from absl import app, flags
 from peers.workloads import WORKLOADS, Workload
 
-from r1jax import huge_pages
 from r1jax import mesh as mesh_lib
 from r1jax.config import Config, from_config_dict
 from r1jax.ops.attention import packed_mask
@@ -132,7 +131,6 @@ def main(_: Any) -> None:
     if common.PEERS.value:
         common.run_with_peers(__file__, ["update_s", "peak_gb"])
         return
-    huge_pages.ask()  # as `r1jax train` does
     workload = WORKLOADS[common.WORKLOAD.value]
     learner = Learner(workload)
     seconds, tokens, flops = [], [], []

@@ -5,7 +5,6 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from r1jax import huge_pages
 from r1jax.errors import in_one_line
 
 # name -> (module, one line). Imported when asked for: `--help` should not wait for jax.
@@ -23,8 +22,6 @@ COMMANDS = {
     "report": ("r1jax.cli.report", "write a run's page: curves, evidence, completions"),
 }
 
-COMPUTES = ("train", "evaluate", "sample")  # large programs, many times
-
 HELP = """r1jax: the DeepSeek-R1 and DAPO recipes as pure JAX functions.
 
 usage: r1jax COMMAND [flags]        r1jax COMMAND --help explains a command
@@ -38,8 +35,6 @@ a first run:
 
 def run() -> None:
     """Entry point of the console script."""
-    if sys.argv[1:2] and sys.argv[1] in COMPUTES:
-        huge_pages.ask()
     sys.exit(main(sys.argv[1:]))
 
 

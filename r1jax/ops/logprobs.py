@@ -220,12 +220,15 @@ def _read(hidden, head, targets, kept, temperature) -> _Seen:
     is_target, allowed = _marks(logits, targets, kept)
     top = jnp.max(logits, axis=-1)
     top = jnp.where(jnp.isfinite(top), top, 0)
-    below = logits - top[..., None]
-    total = jnp.sum(jnp.exp(below), axis=-1)
+    total = jnp.sum(jnp.exp(logits - top[..., None]), axis=-1)
     log_sum = kept_sum = jnp.log(total) + top
     if allowed is not None:
         kept_sum = jax.nn.logsumexp(logits, axis=-1, where=allowed)
     logp = _at_targets(logits, is_target, targets) - kept_sum
+    # Exponentials are made once more, not kept: each sum is then one pass over the logits, and no
+    # array beside them is made.
+    again, from_top = jax.lax.optimization_barrier((logits, top))
+    below = again - from_top[..., None]
     # Both terms are from 0 up, so that nothing cancels where one logit towers over the rest.
     entropy = jnp.log(total) - jnp.sum(jnp.exp(below) * below, axis=-1) / total
     return _Seen(logits, is_target, allowed, logp, entropy, log_sum, kept_sum)
