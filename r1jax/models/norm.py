@@ -13,5 +13,6 @@ def rms_norm(
     """x / rms(x) * scale, in float32."""
     wide = as_rows(x.astype(jnp.float32))
     wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
-    normed = jnp.einsum("...d,d->...d", wide, scale_D.astype(jnp.float32))
+    # Not as an einsum: for that one's gradient XLA:CPU copies arrays with their axes turned.
+    normed = wide * jnp.broadcast_to(scale_D.astype(jnp.float32), wide.shape)
     return normed.reshape(x.shape).astype(x.dtype)

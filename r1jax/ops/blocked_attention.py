@@ -130,7 +130,7 @@ def _backward(block, saved, d_out):
     q, k, v, places, window, pairs, out, log_sum = saved
     dtype = _wide(q)
     # What softmax takes off every weight's gradient: sum of weight * gradient.
-    mean = jnp.sum(as_rows(d_out.astype(dtype) * out.astype(dtype)), axis=-1)
+    mean = jnp.sum(as_rows(d_out.astype(dtype)) * as_rows(out.astype(dtype)), axis=-1)
     mean = mean.reshape(out.shape[:-1])
 
     def visit(number, grads):

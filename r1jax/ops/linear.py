@@ -74,3 +74,24 @@ def _multiply_turned(rows_RI: Array, matrix_IO: Array, precision) -> Array:
     rows_IR = jax.lax.optimization_barrier(rows_RI.T)
     first_axes = (((0,), (0,)), ((), ()))
     return jax.lax.dot_general(rows_IR, matrix_IO, first_axes, precision=precision)
+
+
+def sum_of_products(
+    left_RI: Float[Array, "R I"],
+    right_RO: Float[Array, "R O"],
+    precision: jax.lax.Precision | None = None,
+) -> Float[Array, "I O"]:
+    """left.T @ right, where right is the wide one: the gradient of a head. As they lie XLA:CPU
+    leaves that to Eigen, which copies all of the right side; not where the left one is turned."""
+
+    def plain(left_RI: Array, right_RO: Array) -> Array:
+        return jnp.matmul(left_RI.T, right_RO, precision=precision)
+
+    def turned(left_RI: Array, right_RO: Array) -> Array:
+        # The barrier keeps XLA from turning it back.
+        left_IR = jax.lax.optimization_barrier(left_RI.T)
+        return jnp.matmul(left_IR, right_RO, precision=precision)
+
+    if is_split():
+        return plain(left_RI, right_RO)
+    return jax.lax.platform_dependent(left_RI, right_RO, cpu=turned, default=plain)

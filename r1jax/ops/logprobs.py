@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from r1jax.mesh import is_split
-from r1jax.ops.linear import multiply
+from r1jax.ops.linear import multiply, sum_of_products
 
 Data = TypeVar("Data")
 Told = TypeVar("Told")
@@ -266,8 +266,9 @@ def _d_logits(seen: _Seen, by: tuple[Array, ...], temperature) -> Array:
 
 def _products(d_logits, hidden, head) -> tuple[Array, Array]:
     """(d hidden, d head) in float32."""
-    d_hidden = _product(d_logits, head.astype(jnp.float32).T)
-    return d_hidden, _product(hidden.astype(jnp.float32).T, d_logits)
+    exact = jax.lax.Precision.HIGHEST
+    d_hidden = jnp.matmul(d_logits, head.astype(jnp.float32).T, precision=exact)
+    return d_hidden, sum_of_products(hidden.astype(jnp.float32), d_logits, exact)
 
 
 def _marks(logits, targets, kept) -> tuple[Array, Array | None]:
@@ -298,10 +299,6 @@ def _take(x: Array, number: ArrayLike, columns: int) -> Array:
 def _put(x: Array, new: Array, number: ArrayLike, columns: int) -> Array:
     new = new.reshape(len(x), columns, *x.shape[2:])
     return jax.lax.dynamic_update_slice_in_dim(x, new, number * columns, axis=1)
-
-
-def _product(left: Array, right: Array) -> Array:
-    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
 def compute_logits(
