@@ -61,6 +61,7 @@ def scored_logprobs(
     data: Data,
     *,
     merge: Callable[[Told, Told], Told],
+    turned: bool = False,
     temperature: float | Float[Array, ""] = 1.0,
     chunk: int = 1024,
     mask_BC: Bool[Array, "B C"] | None = None,
@@ -73,18 +74,23 @@ def scored_logprobs(
     `score` is given some columns at a time, in any order, and those of `data` ([B, C] arrays), and
     returns their part of the loss and what else it tells, from 0 up, which `merge` puts together.
     Targets that do not count may be left out. Gradients flow to `hidden` and `head` only.
+    `turned`: the head is an embedding's transpose, so chunks multiply by the embedding as it lies.
     """
     chosen, order = _counted_first(hidden_BTD, targets_BC, mask_BC, sources_BC, kept_BCM, chunk)
     columns, (targets, kept) = chosen.columns, chosen.words
     by_row = (len(targets), columns)
     extra = ((0, 0), (0, targets.shape[1] - order.shape[1]))
     data = jax.tree.map(lambda x: jnp.pad(jnp.take_along_axis(x, order, axis=1), extra), data)
-    hidden, head = jax.lax.stop_gradient((chosen.hidden, head_DV))
+    hidden, lying = jax.lax.stop_gradient((chosen.hidden, head_DV.T if turned else head_DV))
     temperature = jnp.asarray(temperature, jnp.float32)
+
+    def head() -> Array:
+        """Turned back in each chunk: before the loop that would be a copy."""
+        return lying.T if turned else lying
 
     def read(number):
         take = functools.partial(_take, number=number, columns=columns)
-        seen = _read(take(hidden), head, take(targets), _maybe(take, kept), temperature)
+        seen = _read(take(hidden), head(), take(targets), _maybe(take, kept), temperature)
 
         def scored(logp: Array, entropy: Array) -> tuple[Array, Told]:
             of_rows = jax.tree.map(lambda x: take(x).reshape(*by_row, *x.shape[2:]), data)
@@ -99,16 +105,24 @@ def scored_logprobs(
         # Exponentials are made once more, not kept: on a CPU that is a tenth of the whole.
         logits, by = jax.lax.optimization_barrier((seen.logits, by))
         d_logits = _d_logits(seen._replace(logits=logits), by, temperature)
-        d_rows, more = _products(d_logits, rows, head)
+        d_rows, more = _products(d_logits, rows, head())
         d_hidden = _put(d_hidden, d_rows.astype(hidden.dtype), number, columns)
-        return d_hidden, d_head + more, loss + part, merge(so_far, told)
+        d_head = more if d_head is None else d_head + more
+        return d_hidden, d_head, loss + part, merge(so_far, told)
 
     zeros = jax.tree.map(
         lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(lambda: read(jnp.int32(0))[3])
     )
-    start = (jnp.zeros_like(hidden), jnp.zeros(head.shape, jnp.float32), *zeros)
-    d_hidden, d_head, loss, told = jax.lax.fori_loop(0, chosen.chunks, one, start)
-    inputs, gradients = (chosen.hidden, head_DV), (d_hidden, d_head.astype(head.dtype))
+    d_hidden, no_head = jnp.zeros_like(hidden), jnp.zeros(head_DV.shape, jnp.float32)
+    # The first chunk stands before the loop, so that its gradient of the head need not be added to
+    # an array of zeros; often there is no other.
+    first = jax.lax.cond(
+        chosen.chunks > 0,
+        lambda: one(jnp.int32(0), (d_hidden, None, *zeros)),
+        lambda: (d_hidden, no_head, *zeros),
+    )
+    d_hidden, d_head, loss, told = jax.lax.fori_loop(1, chosen.chunks, one, first)
+    inputs, gradients = (chosen.hidden, head_DV), (d_hidden, d_head.astype(head_DV.dtype))
     return _with_gradient(loss, inputs, gradients), told
 
 

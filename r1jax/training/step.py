@@ -277,7 +277,14 @@ def _make_loss(
         inputs = hidden, whole_head(module, params), micro.targets
         data, options = _by_prediction(micro, weights.tokens), _head_options(micro, temperature)
         if by_token:
-            loss, stats = scored_logprobs(*inputs, score, data, merge=add_stats, **options)
+            loss, stats = scored_logprobs(
+                *inputs,
+                score,
+                data,
+                merge=add_stats,
+                turned=module.config.tied_head,
+                **options,
+            )
         else:
             loss, stats = score(*token_logprobs(*inputs, **options), data)
         more_loss, more_stats, routing = auxiliary_loss(

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from r1jax import mesh as mesh_lib
-from r1jax.ops.linear import ALONE_ENTRIES, TURNED_ENTRIES, TURNED_ROWS, linear, multiply
+from r1jax.ops.linear import (
+    ALONE_ENTRIES,
+    TURNED_ENTRIES,
+    TURNED_ROWS,
+    linear,
+    multiply,
+    sum_of_products,
+)
 from r1jax.ops.logprobs import compute_logits
 
 INPUTS, OUTPUTS = 256, 520
@@ -93,3 +100,16 @@ def test_a_steps_projections_and_logits_are_such_products():
     x, matrix, _ = draw(20)
     for program in (lambda x, kernel: linear(x[:, None], kernel), compute_logits):
         assert FIRST_AXES in jax.jit(program).lower(x, matrix).as_text()
+
+
+def test_the_left_side_of_a_sum_of_products_is_turned_on_a_cpu_and_nowhere_else():
+    left, right = draw(96)[0], draw(96)[2]
+    exact = left.astype(np.float64).T @ right.astype(np.float64)
+    summed = jax.jit(sum_of_products)
+    np.testing.assert_allclose(summed(left, right), exact, rtol=0, atol=1e-4)
+    for platform in ("tpu", "cuda"):
+        text = summed.trace(left, right).lower(lowering_platforms=(platform,)).as_text()
+        assert "optimization_barrier" not in text
+    # And XLA does not turn it back, which would leave the product to Eigen.
+    compiled = summed.lower(left, right).compile().as_text()
+    assert re.findall(r" dot\(.*lhs_contracting_dims=\{(\d)\}", compiled) == ["1"]

@@ -153,7 +153,31 @@ def test_scored_along_the_way_the_head_is_multiplied_three_times_and_not_four():
         text = jax.jit(jax.value_and_grad(total, argnums=(0, 1))).lower(hidden, head).as_text()
         return text.count("dot_general")
 
-    assert (products(after), products(along)) == (4, 3)
+    # Three for the first chunk, and three in a loop over the others.
+    assert (products(after), products(along)) == (4, 3 + 3)
+
+
+def test_an_embedding_as_head_is_multiplied_as_it_lies():
+    """Without `turned` it is copied for the loop over chunks."""
+    hidden, head, targets = make_inputs()
+    embedding = head.T.copy()
+    data = tuple(jnp.ones((2, *targets.shape)))
+
+    def run(turned):
+        @functools.partial(jax.value_and_grad, argnums=(0, 1))
+        def total(hidden, embedding):
+            options = {"chunk": 6, "turned": turned}
+            return along(hidden, embedding.T, targets, weigh, data, **options)[0]
+
+        compiled = compile_fully(jax.jit(total).lower(hidden, embedding))
+        rows, columns = head.shape
+        copies = rf"f32\[{rows},{columns}\]\S* (copy|transpose)\(%(param|Arg)"
+        return len(re.findall(copies, compiled.as_text())), compiled(hidden, embedding)
+
+    (copies, found), (some_copies, wanted) = run(True), run(False)
+    assert (copies, some_copies) == (0, 1)
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
 
 
 def test_a_traced_temperature_is_the_same():
