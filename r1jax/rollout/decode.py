@@ -454,16 +454,19 @@ def fetch(outputs: Outputs, rows: Int[Array, " n"]) -> Outputs:
     return pinned(jax.tree.map(lambda leaf: leaf[rows], outputs))
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def end_rows(loop: Loop, rows: Int[Array, " n"], lengths: Int[Array, " n"]) -> Loop:
-    """Let responses end where the host found a stop string; rows past the last are nobody's."""
-    outputs = loop.outputs._replace(
-        lengths=loop.outputs.lengths.at[rows].set(lengths, mode="drop"),
-        endings=loop.outputs.endings.at[rows].set(STOPPED, mode="drop"),
+@functools.partial(jax.jit, donate_argnums=(0, 1, 2))
+def end_rows(
+    outputs: Outputs,
+    slot_rows: Int[Array, " S"],
+    filled: Int[Array, " S"],
+    rows: Int[Array, " n"],
+    lengths: Int[Array, " n"],
+) -> tuple[Outputs, Int[Array, " S"], Int[Array, " S"]]:
+    """Let responses end where the host found a stop string; rows past the last are nobody's. What
+    it is given of the slots does not depend on their room."""
+    outputs = outputs._replace(
+        lengths=outputs.lengths.at[rows].set(lengths, mode="drop"),
+        endings=outputs.endings.at[rows].set(STOPPED, mode="drop"),
     )
-    ended = jnp.any(loop.slots.rows[:, None] == rows[None], axis=1)
-    slots = loop.slots._replace(
-        rows=jnp.where(ended, IDLE, loop.slots.rows),
-        filled=jnp.where(ended, 0, loop.slots.filled),
-    )
-    return loop._replace(slots=slots, outputs=outputs)
+    ended = jnp.any(slot_rows[:, None] == rows[None], axis=1)
+    return outputs, jnp.where(ended, IDLE, slot_rows), jnp.where(ended, 0, filled)

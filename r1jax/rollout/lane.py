@@ -17,8 +17,6 @@ from r1jax.rollout.partial import Carried
 from r1jax.rollout.programs import Programs, Requests
 from r1jax.rollout.stop_strings import StopStrings
 
-FETCHED = 64  # responses copied to the host by one program
-
 
 class Waves:
     """What banks are to hold, one filling after the other; asked for one ahead."""
@@ -170,20 +168,21 @@ class Lane:
     def _fit(self) -> None:
         """Room for what the next chunk may add; fewer slots once only a tail is left."""
         plan, slots = self._plan, self._loop.slots
-        wanted = next((r for r in plan.rooms if r >= self._most_filled), plan.rooms[-1])
-        if wanted > plan.rooms[self._room]:
-            self._room = plan.rooms.index(wanted)
-            slots = slots._replace(suffix=decode.give_room(slots.suffix, wanted))
+        # By one room and one size after the other: the programs for that have been compiled.
+        while self._most_filled > plan.rooms[self._room] and self._room < len(plan.rooms) - 1:
+            self._room += 1
+            slots = slots._replace(suffix=decode.give_room(slots.suffix, plan.rooms[self._room]))
         if not self._waves.more:
-            fitting = min(size for size in plan.sizes_with(self._room) if size >= self._busy)
-            if fitting < self._size:
-                self._size = fitting
-                slots = decode.keep_busy(slots, fitting)
+            sizes = plan.sizes_with(self._room)
+            for size in sizes[sizes.index(self._size) + 1 :]:
+                if size >= self._busy:
+                    self._size = size
+                    slots = decode.keep_busy(slots, size)
         self._loop = self._loop._replace(slots=slots)
 
     def _fetch(self, rows: np.ndarray) -> None:
         """Ask for copies of these rows; they arrive behind the chunk under way."""
-        block = min(FETCHED, self._plan.rows)
+        block = self._plan.fetched
         for first in range(0, len(rows), block):
             some = rows[first : first + block]
             padded = np.append(some, np.repeat(some[:1], block - len(some)))
@@ -227,10 +226,10 @@ class Lane:
             )
         hit = (cuts > 0) & ~self._complete[rows]
         if hit.any() and not self._stopped:
-            nobody = np.full(min(FETCHED, self._plan.rows) - hit.sum(), self._plan.rows)
+            nobody = np.full(self._plan.fetched - hit.sum(), self._plan.rows)
             ended = np.append(rows[hit], nobody).astype(np.int32)
             at = np.append((cuts - had)[hit], 0 * nobody).astype(np.int32)
-            self._loop = decode.end_rows(self._loop, ended, at)
+            self._loop = self._programs.end_rows(self._loop, ended, at)
             self._seen_ended[rows[hit]] = True
         return found._replace(
             lengths=np.where(hit, cuts - had, found.lengths),

@@ -79,6 +79,11 @@ class Plan:
         return tuple(size for size in self.sizes if size >= least)
 
     @property
+    def fetched(self) -> int:
+        """Responses copied to the host by one program."""
+        return min(64, self.rows)
+
+    @property
     def per_step(self) -> int:
         """Tokens that a slot reads in a step: its last one and the drafts behind it."""
         return 1 + self.variant.draft_tokens

@@ -106,6 +106,14 @@ class Programs:
             variant=self.plan.variant,
         )
 
+    def end_rows(self, loop: decode.Loop, rows: np.ndarray, lengths: np.ndarray) -> decode.Loop:
+        outputs, slot_rows, filled = decode.end_rows(
+            loop.outputs, loop.slots.rows, loop.slots.filled, rows, lengths
+        )
+        return loop._replace(
+            slots=loop.slots._replace(rows=slot_rows, filled=filled), outputs=outputs
+        )
+
     def read(
         self, bank: decode.Bank, outputs: decode.Outputs, requests: Requests
     ) -> tuple[decode.Bank, decode.Outputs]:
@@ -163,10 +171,12 @@ class Programs:
         )
 
     def warm_up(self) -> None:
-        """Compile the decoding programs of a plan at its first use, so that no later rollout meets
-        one it has not seen: which ones a rollout needs depends on how long its responses get."""
+        """Compile the decoding programs of a plan at its first use, and those that lead from one to
+        the next, so that no later rollout meets one it has not seen: which ones a rollout needs
+        depends on how long its responses get."""
         of_params = jax.tree.structure(self.decode_params)
-        seen = (self.model, self.plan, of_params, jax.sharding.get_mesh())
+        ends_rows = bool(self.sampling.stop_strings)
+        seen = (self.model, self.plan, of_params, jax.sharding.get_mesh(), ends_rows)
         if seen in _SEEN:
             return
         planning.require_memory(
@@ -179,13 +189,31 @@ class Programs:
         for units, room in decoding_shapes(self.plan):
             loop = self.empty_loop(units, room)
             # Waited for: the next one's caches are made when this one's are gone.
-            jax.block_until_ready(self.run(loop, bank, units=0, more=False, chunk=1))
+            loop, _ = jax.block_until_ready(self.run(loop, bank, units=0, more=False, chunk=1))
+            if ends_rows:
+                nobody = np.full(self.plan.fetched, self.plan.rows, np.int32)
+                loop = self.end_rows(loop, nobody, 0 * nobody)
+            for larger in next_rooms(self.plan, room):
+                jax.block_until_ready(decode.give_room(loop.slots.suffix, larger))
+            for smaller in next_sizes(self.plan, units, room):
+                jax.block_until_ready(decode.keep_busy(loop.slots, smaller))
         _SEEN.add(seen)
 
 
 def decoding_shapes(plan: Plan) -> list[tuple[int, int]]:
     """(units, room) of every decoding program."""
     return [(size, room) for at, room in enumerate(plan.rooms) for size in plan.sizes_with(at)]
+
+
+def next_rooms(plan: Plan, room: int) -> tuple[int, ...]:
+    """The one that slots of this room are given next, if any."""
+    return plan.rooms[plan.rooms.index(room) + 1 :][:1]
+
+
+def next_sizes(plan: Plan, units: int, room: int) -> tuple[int, ...]:
+    """What is left of so many units of this room next, if anything."""
+    sizes = plan.sizes_with(plan.rooms.index(room))
+    return sizes[sizes.index(units) + 1 :][:1]
 
 
 def split_requests(requests: Requests, plan: Plan) -> list[Requests]:

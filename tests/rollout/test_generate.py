@@ -546,6 +546,24 @@ def test_a_second_rollout_compiles_nothing():
     assert compiles.count == 0
 
 
+def test_nor_does_one_of_longer_responses_than_the_first():
+    """Rooms, sizes of a tail, stop strings: what the first did not come to is compiled all the
+    same."""
+    config = copied(slots=24, lanes=2, chunk=2, room=4, tail_from=1)
+    sampling = dataclasses.replace(
+        SAMPLING, max_tokens=30, stop_ids=(1,), stop_strings=("2 3",), logit_bias={1: 50.0}
+    )
+    options = {"config": config, "samples": 8, "decode_text": lambda ids: " ".join(map(str, ids))}
+    short = sample(sampling=sampling, **options)
+    assert short.lengths.max() == 1
+    with counted_compiles() as compiles:
+        for bias in (3.0, 0.0, -50.0):
+            biased = dataclasses.replace(sampling, logit_bias={1: bias})
+            longer = sample(sampling=biased, seed=1, **options)
+    assert longer.lengths.max() == 30 > longer.lengths.min()
+    assert compiles.count == 0
+
+
 def test_generate_takes_bare_prompts():
     got = generate(*tiny(), PROMPTS, sampling=SAMPLING, samples_per_prompt=3, seed=0)
     np.testing.assert_array_equal(got.tokens, sample().tokens)
