@@ -197,6 +197,7 @@ class Programs:
                 jax.block_until_ready(decode.give_room(loop.slots.suffix, larger))
             for smaller in next_sizes(self.plan, units, room):
                 jax.block_until_ready(decode.keep_busy(loop.slots, smaller))
+            del loop
         _SEEN.add(seen)
 
 
