@@ -175,7 +175,7 @@ def test_an_embedding_as_head_is_multiplied_as_it_lies():
         return len(re.findall(copies, compiled.as_text())), compiled(hidden, embedding)
 
     (copies, found), (some_copies, wanted) = run(True), run(False)
-    assert (copies, some_copies) == (0, 1)
+    assert copies == 0 < some_copies
     for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
 
