@@ -81,12 +81,12 @@ def scored_logprobs(
     by_row = (len(targets), columns)
     extra = ((0, 0), (0, targets.shape[1] - order.shape[1]))
     data = jax.tree.map(lambda x: jnp.pad(jnp.take_along_axis(x, order, axis=1), extra), data)
-    hidden, lying = jax.lax.stop_gradient((chosen.hidden, head_DV.T if turned else head_DV))
+    hidden, stored = jax.lax.stop_gradient((chosen.hidden, head_DV.T if turned else head_DV))
     temperature = jnp.asarray(temperature, jnp.float32)
 
     def head() -> Array:
         """Turned back in each chunk: before the loop that would be a copy."""
-        return lying.T if turned else lying
+        return stored.T if turned else stored
 
     def read(number):
         take = functools.partial(_take, number=number, columns=columns)

@@ -173,11 +173,9 @@ class Lane:
             self._room += 1
             slots = slots._replace(suffix=decode.give_room(slots.suffix, plan.rooms[self._room]))
         if not self._waves.more:
-            sizes = plan.sizes_with(self._room)
-            for size in sizes[sizes.index(self._size) + 1 :]:
-                if size >= self._busy:
-                    self._size = size
-                    slots = decode.keep_busy(slots, size)
+            while (size := plan.next_size(self._size, self._room)) and size >= self._busy:
+                self._size = size
+                slots = decode.keep_busy(slots, size)
         self._loop = self._loop._replace(slots=slots)
 
     def _fetch(self, rows: np.ndarray) -> None:

@@ -78,6 +78,11 @@ class Plan:
         least = self.sizes[0] if room == 0 else self.sizes[0] / 4
         return tuple(size for size in self.sizes if size >= least)
 
+    def next_size(self, units: int, room: int) -> int | None:
+        """What so many units of `rooms[room]` come down to next, None where they stay."""
+        sizes = self.sizes_with(room)
+        return next((size for size in sizes if size < units), None)
+
     @property
     def fetched(self) -> int:
         """Responses copied to the host by one program."""

@@ -193,10 +193,11 @@ class Programs:
             if ends_rows:
                 nobody = np.full(self.plan.fetched, self.plan.rows, np.int32)
                 loop = self.end_rows(loop, nobody, 0 * nobody)
-            for larger in next_rooms(self.plan, room):
-                jax.block_until_ready(decode.give_room(loop.slots.suffix, larger))
-            for smaller in next_sizes(self.plan, units, room):
-                jax.block_until_ready(decode.keep_busy(loop.slots, smaller))
+            at = self.plan.rooms.index(room)
+            if room < self.plan.rooms[-1]:
+                jax.block_until_ready(decode.give_room(loop.slots.suffix, self.plan.rooms[at + 1]))
+            if size := self.plan.next_size(units, at):
+                jax.block_until_ready(decode.keep_busy(loop.slots, size))
             del loop
         _SEEN.add(seen)
 
@@ -204,17 +205,6 @@ class Programs:
 def decoding_shapes(plan: Plan) -> list[tuple[int, int]]:
     """(units, room) of every decoding program."""
     return [(size, room) for at, room in enumerate(plan.rooms) for size in plan.sizes_with(at)]
-
-
-def next_rooms(plan: Plan, room: int) -> tuple[int, ...]:
-    """The one that slots of this room are given next, if any."""
-    return plan.rooms[plan.rooms.index(room) + 1 :][:1]
-
-
-def next_sizes(plan: Plan, units: int, room: int) -> tuple[int, ...]:
-    """What is left of so many units of this room next, if anything."""
-    sizes = plan.sizes_with(plan.rooms.index(room))
-    return sizes[sizes.index(units) + 1 :][:1]
 
 
 def split_requests(requests: Requests, plan: Plan) -> list[Requests]:
