@@ -340,6 +340,31 @@ def test_finished_yields_every_complete_response_once(way):
     assert sorted(seen) == list(range(3 * len(MANY_PROMPTS)))
 
 
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_the_device_goes_on_while_finished_responses_are_read(monkeypatch, lanes):
+    """Whenever some are handed on and others not done, steps are under way that nobody waits for:
+    they come to an end while the host does nothing but look at what it was given."""
+    reports = {}
+    run = Programs.run
+
+    def told(programs, loop, *rest, **options):
+        loop, report = run(programs, loop, *rest, **options)
+        reports[threading.get_ident()] = report
+        return loop, report
+
+    monkeypatch.setattr(Programs, "run", told)
+    rollout = start(MANY_PROMPTS, config=copied(slots=4, chunk=2, lanes=lanes), samples=8)
+    total, seen, ahead = 8 * len(MANY_PROMPTS), 0, []
+    for rows in rollout.finished():
+        seen += len(rows)
+        if len(rows) and seen < total:
+            behind_those_under_way = sum(int(report.steps) for report in reports.values())
+            ahead.append(behind_those_under_way - rollout.steps)
+    assert len(ahead) > 5
+    # Not the last ones: all have ended, and only their tokens are still to be read.
+    assert min(ahead[: -2 * lanes]) > 0
+
+
 def test_few_slots_are_kept_busy():
     """With slots refilled inside the loop, steps are near the tokens there are per slot."""
     rollout = start(MANY_PROMPTS, config=copied(slots=4), samples=8)

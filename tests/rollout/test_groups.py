@@ -172,6 +172,18 @@ def test_no_more_is_sampled_than_the_device_holds_beyond_what_is_needed():
     assert next(taken) <= 6
 
 
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_no_slot_is_idle_until_enough_groups_exist(lanes):
+    """Others are begun where a group ends, which round after round would wait for its longest."""
+    config = RolloutConfig(slots=12, chunk=2, lanes=lanes, share_prompts="never")
+    groups = run(want=8, budget=60, config=config)
+    assert groups.enough
+    assert groups.tried > 12  # more than slots held at first, and than were wanted
+    assert groups.stats["rollout/busy_share"] == 1
+    whole, _, _ = by_hand(8)
+    assert len({*whole.lengths.tolist()}) > 5  # not because all end together
+
+
 @pytest.mark.parametrize(("want", "budget"), [(0, 3), (4, 3)])
 def test_impossible_wishes_are_refused(want, budget):
     with pytest.raises(ValueError, match="want="):

@@ -210,5 +210,4 @@ def test_decoding_makes_no_floats_of_a_whole_cache():
     assert max(line.count(f"s8[{shape}]") for line in carried) == 2 * 3
     assert not any(f"f32[{shape}]" in line for line in carried)
     one = count_bytes(loop.slots.suffix[:1])
-    print(memory.temp_size_in_bytes, one)
     assert memory.temp_size_in_bytes < 5 * one
