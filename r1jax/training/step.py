@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -76,7 +76,7 @@ def update_step(
     `rebalance`: how far the selection bias of each expert then moves against its load.
     """
     found = gradients(state.params, batch, 0, used, *frozen, loss_fn=loss_fn, weigh=weigh)
-    return apply_gradients(state, (found,), optimizer=optimizer, rebalance=rebalance)
+    return apply_gradients(state, found, optimizer=optimizer, rebalance=rebalance)
 
 
 Gradients = tuple[Params, Told]  # of the step's loss, as far as some micro-batches make it
@@ -121,13 +121,12 @@ def add_gradients(total: Gradients, more: Gradients) -> Gradients:
 
 def apply_gradients(
     state: TrainState,
-    parts: Sequence[Gradients],
+    found: Gradients,
     *,
     optimizer: optax.GradientTransformation,
     rebalance: float,
 ) -> tuple[TrainState, Stats]:
-    """The optimizer's step by the sum of `parts`."""
-    grads, (stats, routing) = functools.reduce(add_gradients, parts)
+    grads, (stats, routing) = found
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = cast(Params, optax.apply_updates(state.params, updates))
     stats = {**mean_stats(stats), "grad_norm": optax.tree.norm(grads)}
@@ -150,7 +149,8 @@ def make_update(
     """`update_step` compiled, the old state's memory given to the new one.
 
     With several `lanes` the gradients are a program of their own, which each lane runs on its share
-    of the micro-batches. `frozen` are arguments of the program, not constants in it.
+    of the micro-batches; the second's are added to the first's in place. `frozen` are arguments of
+    the program, not constants in it.
     """
     of_loss = {"loss_fn": loss_fn, "weigh": weigh}
     of_step = {"optimizer": optimizer, "rebalance": rebalance}
@@ -158,13 +158,14 @@ def make_update(
         whole = jax.jit(functools.partial(update_step, **of_loss, **of_step), donate_argnums=0)
         return (lambda *given: whole(*given, *frozen)) if frozen else whole
     share = jax.jit(functools.partial(gradients, **of_loss))
+    add = jax.jit(add_gradients, donate_argnums=0)
     finish = jax.jit(functools.partial(apply_gradients, **of_step), donate_argnums=0)
 
     def update(state: TrainState, batch: PackedBatch, used: ArrayLike) -> tuple[TrainState, Stats]:
         def work(first: np.int32, end: np.int32) -> Gradients:
             return share(state.params, batch, first, end, *frozen)
 
-        return finish(state, by_lane(lanes, batch, used, work))
+        return finish(state, functools.reduce(add, by_lane(lanes, batch, used, work)))
 
     return update
 

@@ -105,6 +105,20 @@ def test_the_old_state_is_given_away_and_the_next_update_compiles_nothing():
     assert state.step == 3
 
 
+def test_gradients_of_lanes_are_added_in_place(monkeypatch):
+    found = []
+
+    def told(*arguments):
+        found.extend(by_lane(*arguments))
+        return found
+
+    monkeypatch.setattr(step, "by_lane", told)
+    run(2)
+    (first, _), (second, _) = found
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(first))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(second))
+
+
 def shares(lanes, used, micro_batches=7):
     """What each lane was given, and by which thread; work that waits is not waited for."""
     batch = jax.tree.map(lambda leaf: leaf[:micro_batches], make_batch()[0])

@@ -1,5 +1,6 @@
 """Learning rates at steps worked out by hand, and one step of AdamW."""
 
+import functools
 import math
 
 import jax
@@ -7,9 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import compile_fully
 
 from r1jax.config import OptimConfig
-from r1jax.training.optimizer import make_optimizer, make_schedule
+from r1jax.training import step
+from r1jax.training.optimizer import clip_by_norm, make_optimizer, make_schedule
+
+SHAPES = {"w": (3, 4), "b": (5,)}
 
 
 def rates(config, steps):
@@ -45,6 +50,30 @@ def test_cosine_starts_where_the_warm_up_ends():
 def test_runs_shorter_than_their_schedule_are_possible(steps, warmup_steps):
     config = OptimConfig(lr=1.0, schedule="cosine", warmup_steps=warmup_steps)
     assert all(0 < rate <= 1 for rate in rates(config, max(steps, 1)))
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-30, 0.2, 1.0, 7.0, 1e15, np.inf, np.nan])
+@pytest.mark.parametrize("limit", [1.0, 0.3])
+def test_the_clip_is_optaxs(size, limit):
+    rng = np.random.default_rng(0)
+    grads = {name: rng.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
+    grads = jax.tree.map(lambda leaf: leaf * np.float32(size) / optax.tree.norm(grads), grads)
+    ours, theirs = clip_by_norm(limit), optax.clip_by_global_norm(limit)
+    found, wanted = (by.update(grads, by.init(grads))[0] for by in (ours, theirs))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), found, wanted)
+
+
+def test_nothing_as_large_as_the_gradients_is_made_of_them():
+    """The old state's arrays take the new one, and there is no other of that size."""
+    params = {"w": jax.ShapeDtypeStruct((512, 512), np.float32)}
+    optimizer = make_optimizer(OptimConfig(), 10)
+    state = jax.eval_shape(functools.partial(step.init_state, optimizer=optimizer), params)
+    told = step.Told({"loss": np.float32(0), "tokens": np.float32(1)}, {})
+    apply = functools.partial(step.apply_gradients, optimizer=optimizer, rebalance=0.0)
+    lowered = jax.jit(apply, donate_argnums=0).lower(state, (params, told))
+    memory = compile_fully(lowered).memory_analysis()
+    assert memory.alias_size_in_bytes >= 3 * 4 * 512**2
+    assert memory.temp_size_in_bytes < 4 * 512**2 / 8
 
 
 def test_one_step_of_adamw_with_a_clipped_gradient():
