@@ -16,6 +16,8 @@ from r1jax.ops.linear import multiply, sum_of_products
 Data = TypeVar("Data")
 Told = TypeVar("Told")
 
+_PIECES = 16  # of a vocabulary, for sums on a CPU: 8 to 32 are fast (docs/LOG.md)
+
 
 def token_logprobs(
     hidden_BTD: Float[Array, "B T D"],
@@ -234,18 +236,41 @@ def _read(hidden, head, targets, kept, temperature) -> _Seen:
     is_target, allowed = _marks(logits, targets, kept)
     top = jnp.max(logits, axis=-1)
     top = jnp.where(jnp.isfinite(top), top, 0)
-    total = jnp.sum(jnp.exp(logits - top[..., None]), axis=-1)
+    total, weighted = _sums(logits, top)
     log_sum = kept_sum = jnp.log(total) + top
     if allowed is not None:
         kept_sum = jax.nn.logsumexp(logits, axis=-1, where=allowed)
     logp = _at_targets(logits, is_target, targets) - kept_sum
-    # Exponentials are made once more, not kept: each sum is then one pass over the logits, and no
-    # array beside them is made.
-    again, from_top = jax.lax.optimization_barrier((logits, top))
-    below = again - from_top[..., None]
     # Both terms are from 0 up, so that nothing cancels where one logit towers over the rest.
-    entropy = jnp.log(total) - jnp.sum(jnp.exp(below) * below, axis=-1) / total
+    entropy = jnp.log(total) - weighted / total
     return _Seen(logits, is_target, allowed, logp, entropy, log_sum, kept_sum)
+
+
+def _sums(logits_NV: Float[Array, "N V"], top_N: Float[Array, " N"]) -> tuple[Array, Array]:
+    """(sum of exp x, sum of x exp x) of x = logits - top, [N]."""
+
+    def apart(logits_NV: Array, top_N: Array) -> tuple[Array, Array]:
+        total = jnp.sum(jnp.exp(logits_NV - top_N[:, None]), axis=-1)
+        # Exponentials are made once more, not kept: no array beside the logits is made.
+        logits_NV, top_N = jax.lax.optimization_barrier((logits_NV, top_N))
+        below = logits_NV - top_N[:, None]
+        return total, jnp.sum(jnp.exp(below) * below, axis=-1)
+
+    def together(logits_NV: Array, top_N: Array) -> tuple[Array, Array]:
+        below = (logits_NV - top_N[:, None]).reshape(len(top_N), _PIECES, -1)
+        terms, zero = jnp.exp(below), np.zeros((), below.dtype)
+        sums = jax.lax.reduce((terms, terms * below), (zero, zero), _add_both, (1,))
+        return jnp.sum(sums[0], axis=-1), jnp.sum(sums[1], axis=-1)
+
+    # XLA:CPU makes one loop of two sums at once, a fast one over few pieces. Sums apart are twice
+    # the exponentials, which it writes down where the vocabulary is wide.
+    if is_split() or logits_NV.shape[-1] % _PIECES:
+        return apart(logits_NV, top_N)
+    return jax.lax.platform_dependent(logits_NV, top_N, cpu=together, default=apart)
+
+
+def _add_both(sums: tuple[Array, ...], more: tuple[Array, ...]) -> tuple[Array, ...]:
+    return sums[0] + more[0], sums[1] + more[1]
 
 
 def _at_targets(logits, is_target, targets) -> Array:

@@ -15,11 +15,15 @@ from r1jax.ops.logprobs import compute_logits, scored_logprobs, token_logprobs
 ROWS, LENGTH, WIDTH, VOCABULARY = 3, 7, 5, 11
 
 
-def make_inputs(dtype=np.float32):
+# With the other, on a CPU, exponentials are summed in sixteen pieces.
+any_vocabulary = pytest.mark.parametrize("vocabulary", [VOCABULARY, 32])
+
+
+def make_inputs(dtype=np.float32, vocabulary=VOCABULARY):
     rng = np.random.default_rng(0)
     hidden = rng.normal(size=(ROWS, LENGTH, WIDTH)).astype(dtype)
-    head = (2 * rng.normal(size=(WIDTH, VOCABULARY))).astype(dtype)
-    targets = rng.integers(0, VOCABULARY, (ROWS, LENGTH))
+    head = (2 * rng.normal(size=(WIDTH, vocabulary))).astype(dtype)
+    targets = rng.integers(0, vocabulary, (ROWS, LENGTH))
     return jnp.asarray(hidden), jnp.asarray(head), jnp.asarray(targets)
 
 
@@ -30,7 +34,7 @@ def dense(hidden, head, targets, temperature=1.0):
     probs = np.exp(logs)
     entropy = -np.sum(probs * logs, axis=-1)
     chosen = np.take_along_axis(logs, np.asarray(targets)[..., None], axis=-1)[..., 0]
-    logp_by_logits = (np.eye(VOCABULARY)[np.asarray(targets)] - probs) / temperature
+    logp_by_logits = (np.eye(logits.shape[-1])[np.asarray(targets)] - probs) / temperature
     entropy_by_logits = -probs * (logs + entropy[..., None]) / temperature
     return chosen, entropy, logp_by_logits, entropy_by_logits
 
@@ -70,8 +74,9 @@ def test_logits_have_one_axis_of_rows_and_columns(way):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize("chunk", [1, 4, 7, ROWS * LENGTH, 1000])
-def test_values_and_gradients_equal_dense_float64(chunk, temperature):
-    hidden, head, targets = make_inputs()
+@any_vocabulary
+def test_values_and_gradients_equal_dense_float64(chunk, temperature, vocabulary):
+    hidden, head, targets = make_inputs(vocabulary=vocabulary)
     rng = np.random.default_rng(1)
     by_logp, by_entropy = rng.normal(size=(2, ROWS, LENGTH)).astype(np.float32)
 
@@ -157,6 +162,24 @@ def test_scored_along_the_way_the_head_is_multiplied_three_times_and_not_four():
     assert (products(after), products(along)) == (4, 3 + 3)
 
 
+def test_exponentials_are_made_twice_on_a_cpu_and_three_times_elsewhere():
+    """For both sums at once, and for the gradient."""
+
+    def exponentials(vocabulary, platform):
+        hidden, head, targets = make_inputs(vocabulary=vocabulary)
+        data = tuple(jnp.ones((2, *targets.shape)))
+
+        def total(hidden, head):
+            return along(hidden, head, targets, weigh, data, chunk=1000)[0]
+
+        traced = jax.jit(jax.value_and_grad(total, argnums=(0, 1))).trace(hidden, head)
+        return traced.lower(lowering_platforms=(platform,)).as_text().count("exponential ")
+
+    # Of the first chunk, and in a loop over others.
+    assert exponentials(32, "cpu") == 2 * 2
+    assert exponentials(32, "tpu") == exponentials(32, "cuda") == 2 * 3
+
+
 def test_an_embedding_as_head_is_multiplied_as_it_lies():
     """Without `turned` it is copied for the loop over chunks."""
     hidden, head, targets = make_inputs()
@@ -194,18 +217,20 @@ def test_logits_of_bfloat16_are_computed_in_float32():
     np.testing.assert_allclose(logp, dense(hidden, head, targets)[0], atol=5e-6)
 
 
-def test_logits_far_apart_stay_finite():
-    hidden, head, targets = make_inputs()
+@any_vocabulary
+def test_logits_far_apart_stay_finite(vocabulary):
+    hidden, head, targets = make_inputs(vocabulary=vocabulary)
     logp, entropy = token_logprobs(1e4 * hidden, head, targets)
     wanted = dense(1e4 * hidden, head, targets)
     np.testing.assert_allclose(logp, wanted[0], rtol=1e-5, atol=0.02)
     np.testing.assert_allclose(entropy, wanted[1], atol=1e-3)
 
 
-def test_the_entropy_is_as_exact_where_logits_are_large():
+@any_vocabulary
+def test_the_entropy_is_as_exact_where_logits_are_large(vocabulary):
     """Softmax does not change when all logits grow by the same, here without rounding."""
-    logits = np.random.default_rng(0).integers(-200, 200, (2, 5, VOCABULARY)) / 64
-    head, targets = jnp.eye(VOCABULARY), jnp.zeros((2, 5), jnp.int32)
+    logits = np.random.default_rng(0).integers(-200, 200, (2, 5, vocabulary)) / 64
+    head, targets = jnp.eye(vocabulary), jnp.zeros((2, 5), jnp.int32)
     _, wanted = token_logprobs(jnp.asarray(logits, jnp.float32), head, targets)
     _, found = token_logprobs(jnp.asarray(logits + 2048, jnp.float32), head, targets)
     np.testing.assert_allclose(found, wanted, atol=1e-6)
@@ -358,7 +383,7 @@ def test_of_a_truncated_sampler_the_kept_tokens_share_all_probability(chunk, tem
     allowed = (kept[..., None] == words).any(-2) | (kept < 0).all(-1)[..., None]
     logits = np.asarray(hidden, np.float64) @ np.asarray(head, np.float64) / temperature
     logs = log_softmax(np.where(allowed, logits, -np.inf))
-    one_hot = np.eye(VOCABULARY)[np.asarray(targets)]
+    one_hot = np.eye(logits.shape[-1])[np.asarray(targets)]
     _, wanted_entropy, _, entropy_by = dense(hidden, head, targets, temperature)
     by_logits = by_logp[..., None] * (one_hot - np.exp(logs)) / temperature
     by_logits += by_entropy[..., None] * entropy_by
