@@ -36,8 +36,8 @@ def decays(params: Any) -> Any:
 
 
 def clip_by_norm(limit: float) -> optax.GradientTransformation:
-    """`optax.clip_by_global_norm` by one factor: of its quotients, used twice, XLA keeps an array
-    as large as the gradients."""
+    """`optax.clip_by_global_norm` by one factor: its quotients are used twice, and XLA:CPU keeps
+    them, an array as large as the gradients."""
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         factor = limit / jnp.maximum(optax.tree.norm(updates), limit)
