@@ -248,6 +248,7 @@ def _read(hidden, head, targets, kept, temperature) -> _Seen:
 
 def _sums(logits_NV: Float[Array, "N V"], top_N: Float[Array, " N"]) -> tuple[Array, Array]:
     """(sum of exp x, sum of x exp x) of x = logits - top, [N]."""
+    vocabulary = logits_NV.shape[-1]
 
     def apart(logits_NV: Array, top_N: Array) -> tuple[Array, Array]:
         total = jnp.sum(jnp.exp(logits_NV - top_N[:, None]), axis=-1)
@@ -257,14 +258,14 @@ def _sums(logits_NV: Float[Array, "N V"], top_N: Float[Array, " N"]) -> tuple[Ar
         return total, jnp.sum(jnp.exp(below) * below, axis=-1)
 
     def together(logits_NV: Array, top_N: Array) -> tuple[Array, Array]:
-        below = (logits_NV - top_N[:, None]).reshape(len(top_N), _PIECES, -1)
+        below = (logits_NV - top_N[:, None]).reshape(len(top_N), _PIECES, vocabulary // _PIECES)
         terms, zero = jnp.exp(below), np.zeros((), below.dtype)
         sums = jax.lax.reduce((terms, terms * below), (zero, zero), _add_both, (1,))
         return jnp.sum(sums[0], axis=-1), jnp.sum(sums[1], axis=-1)
 
     # XLA:CPU makes one loop of two sums at once, a fast one over few pieces. Sums apart are twice
     # the exponentials, which it writes down where the vocabulary is wide.
-    if is_split() or logits_NV.shape[-1] % _PIECES:
+    if is_split() or vocabulary % _PIECES:
         return apart(logits_NV, top_N)
     return jax.lax.platform_dependent(logits_NV, top_N, cpu=together, default=apart)
 
