@@ -178,6 +178,7 @@ def test_exponentials_are_made_twice_on_a_cpu_and_three_times_elsewhere():
     # Of the first chunk, and in a loop over others.
     assert exponentials(32, "cpu") == 2 * 2
     assert exponentials(32, "tpu") == exponentials(32, "cuda") == 2 * 3
+    assert exponentials(VOCABULARY, "cpu") == 2 * 3  # it has no sixteen equal pieces
 
 
 def test_an_embedding_as_head_is_multiplied_as_it_lies():
