@@ -12,8 +12,12 @@ from r1jax.types import Graded, Params, PromptBatch
 
 def evaluate(setup: Setup, params: Params) -> dict[str, float]:
     """Greedy accuracy, and accuracy, lengths, pass@k and maj@k of samples."""
+    return evaluate_ready(setup, rollout.prepare_params(setup.module.config, params))
+
+
+def evaluate_ready(setup: Setup, decode_params: Params) -> dict[str, float]:
+    """`evaluate` of what `rollout.prepare_params` gave."""
     config = setup.config.eval
-    decode_params = rollout.prepare_params(setup.module.config, params)
     prompts = setup.held_out_prompts()
     greedy = sample_graded(setup, decode_params, prompts, temperature=0.0, samples=1)
     sampled = sample_graded(

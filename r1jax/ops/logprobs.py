@@ -239,7 +239,7 @@ def _read(hidden, head, targets, kept, temperature) -> _Seen:
     total, weighted = _sums(logits, top)
     log_sum = kept_sum = jnp.log(total) + top
     if allowed is not None:
-        kept_sum = jax.nn.logsumexp(logits, axis=-1, where=allowed)
+        kept_sum = _sum_over_kept(logits, allowed, kept, log_sum)
     logp = _at_targets(logits, is_target, targets) - kept_sum
     # Both terms are from 0 up, so that nothing cancels where one logit towers over the rest.
     entropy = jnp.log(total) - weighted / total
@@ -290,6 +290,26 @@ def _at_targets(logits, is_target, targets) -> Array:
     if is_split():
         return summed(logits, is_target, targets)
     return jax.lax.platform_dependent(logits, is_target, targets, cpu=gathered, default=summed)
+
+
+def _sum_over_kept(logits, allowed, kept, log_sum) -> Array:
+    """The log of the sum of what was kept, [N]; of everything where nothing is named."""
+
+    def summed(logits, allowed, *_):
+        return jax.nn.logsumexp(logits, axis=-1, where=allowed)
+
+    def gathered(logits, _, kept, log_sum):
+        # XLA:CPU would write down three arrays as large as the logits for that sum.
+        at = logits.at[np.arange(len(kept))[:, None], kept]
+        named = at.get(mode="fill", fill_value=-jnp.inf, wrap_negative_indices=False)
+        again = jnp.tril(kept[:, :, None] == kept[:, None, :], -1).any(-1)  # a word counts once
+        total = jax.nn.logsumexp(named, axis=-1, where=~again)
+        return jnp.where(jnp.all(kept < 0, axis=-1), log_sum, total)
+
+    kept = kept.astype(jnp.int32)
+    if is_split():
+        return summed(logits, allowed)
+    return jax.lax.platform_dependent(logits, allowed, kept, log_sum, cpu=gathered, default=summed)
 
 
 def _d_logits(seen: _Seen, by: tuple[Array, ...], temperature) -> Array:

@@ -16,7 +16,7 @@ from r1jax import cluster
 from r1jax import config as config_lib
 from r1jax import mesh as mesh_lib
 from r1jax.config import Config
-from r1jax.evaluation.evaluate import evaluate
+from r1jax.evaluation.evaluate import evaluate, evaluate_ready
 from r1jax.monitor import completions
 from r1jax.monitor.clock import CompileCounter
 from r1jax.monitor.memory import process_peak_bytes
@@ -103,7 +103,7 @@ def _run(session: Session) -> dict[str, Any]:
     phase = "load" if session.setup.config.init_from else "pretrain"
     base = summary.time(phase, lambda: load_start(session))
     summary.evaluate("before", base, 0)
-    measure = functools.partial(evaluate, session.setup)
+    measure = functools.partial(evaluate_ready, session.setup)
     state = summary.time("rl", lambda: train_rl(session, base, measure))
     policy = session.setup.policy(base, state.params)
     summary.evaluate("after", policy, session.setup.config.rl.steps)

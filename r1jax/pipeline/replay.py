@@ -6,6 +6,7 @@ for bit; what a clock or a cache says is not compared.
 """
 
 import contextlib
+import functools
 import os
 import pathlib
 import shutil
@@ -15,7 +16,7 @@ from r1jax import cluster
 from r1jax import mesh as mesh_lib
 from r1jax.config import Config
 from r1jax.errors import UserError
-from r1jax.evaluation.evaluate import evaluate
+from r1jax.evaluation.evaluate import evaluate_ready
 from r1jax.monitor.clock import CompileCounter
 from r1jax.monitor.records import json_lines
 from r1jax.monitor.sinks import Sinks
@@ -104,7 +105,7 @@ def train_copy(config: Config, copy: pathlib.Path, until: int) -> None:
         with Interrupts() as interrupts, mesh_lib.use(setup.mesh):
             session = Session(setup, copy, sinks, interrupts, compiles)
             base = load_start(session)
-            train_rl(session, base, lambda params: evaluate(setup, params), until=until)
+            train_rl(session, base, functools.partial(evaluate_ready, setup), until=until)
     finally:
         setup.grader.close()
         compiles.close()

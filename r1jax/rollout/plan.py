@@ -188,10 +188,16 @@ def choose_sharing(
     *,
     may_end: bool,
 ) -> bool:
+    """Whether one cache of a prompt serves all its responses, or each has a copy. A shared one is
+    read once, but its slots are filled again only when all of its responses are over.
+
+    Measured on a CPU with benchmarks/sharing.py: where responses end by themselves that pays from
+    prompts on that are eight times as long as a response may be (docs/rollout.md). Not measured on
+    accelerators, where reading caches is what a step costs, and slots are seldom filled again.
+    """
     if wanted != "auto":
         return wanted == "always"
-    # A unit is filled again only when all of its responses are over.
-    return not may_end or prompt_room >= 2 * max_tokens
+    return not may_end or prompt_room >= (8 if _on_cpu() else 2) * max_tokens
 
 
 def make_rooms(max_tokens: int, first: int, drafts: int = 0) -> tuple[int, ...]:

@@ -29,17 +29,15 @@ Pack = Callable[[Graded | None], tuple[Graded | None, list[Minibatch]]]
 
 
 def sample_step(
-    session: Session, policy: Params, feed: Feed, step: int, *, meanwhile: Callable[[], None]
+    session: Session, ready: Params, feed: Feed, step: int, *, meanwhile: Callable[[], None]
 ) -> Sampled:
     refills = session.setup.config.rl.dynamic.mode == "refill"
-    return (sample_band if refills else sample_all)(
-        session, policy, feed, step, meanwhile=meanwhile
-    )
+    return (sample_band if refills else sample_all)(session, ready, feed, step, meanwhile=meanwhile)
 
 
 def draw(
     session: Session,
-    policy: Params,
+    ready: Params,
     feed: Feed,
     step: int,
     pack: Pack,
@@ -47,7 +45,7 @@ def draw(
     meanwhile: Callable[[], None],
 ) -> tuple[Drawn, list[Minibatch]]:
     """The strict order: sampled by the policy that is then updated."""
-    sampled = sample_step(session, policy, feed, step, meanwhile=meanwhile)
+    sampled = sample_step(session, ready, feed, step, meanwhile=meanwhile)
     with session.clock("grade"):
         drawn = judged(session.setup, sampled)
     with session.clock("pack"):
@@ -57,7 +55,7 @@ def draw(
 
 def draw_ahead(
     session: Session,
-    policy: Params,
+    ready: Params,
     feed: Feed,
     step: int,
     pack: Pack,
@@ -71,7 +69,7 @@ def draw_ahead(
     `Drawn.carried` are those of the newest samples.
     """
     if now is None:
-        now = sample_step(session, policy, feed, step, meanwhile=meanwhile)
+        now = sample_step(session, ready, feed, step, meanwhile=meanwhile)
         feed = feed._replace(next=now.next, carried=now.carried)
     verdicts = session.setup.grader.later(lambda: judged(session.setup, now))
     packed: list[tuple[Graded | None, list[Minibatch]]] = []
@@ -88,7 +86,7 @@ def draw_ahead(
 
     following = None
     if step + 1 < session.setup.config.rl.steps:
-        following = sample_step(session, policy, feed, step + 1, meanwhile=see_to_this_step)
+        following = sample_step(session, ready, feed, step + 1, meanwhile=see_to_this_step)
         following = one_older(following, step + 1)
     with session.clock("grade"):
         drawn = verdicts.result()

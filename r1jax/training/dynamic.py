@@ -20,7 +20,7 @@ from r1jax.rewards.samples import Sample
 from r1jax.rollout import Carried, Groups
 from r1jax.rollout.plan import RolloutConfig, choose_slots
 from r1jax.training.grading import judge_together, make_samples
-from r1jax.training.sampling import Drawn, Feed, Pieces, Sampled, judged
+from r1jax.training.sampling import Feed, Pieces, Sampled
 from r1jax.training.session import Session
 from r1jax.training.setup import Setup
 from r1jax.types import Params, PromptBatch, Rollouts
@@ -34,16 +34,8 @@ class Judged(NamedTuple):
     tokens: int
 
 
-def draw_band(
-    session: Session, policy: Params, feed: Feed, step: int, *, meanwhile: Callable[[], None]
-) -> Drawn:
-    sampled = sample_band(session, policy, feed, step, meanwhile=meanwhile)
-    with session.clock("grade"):
-        return judged(session.setup, sampled)
-
-
 def sample_band(
-    session: Session, policy: Params, feed: Feed, step: int, *, meanwhile: Callable[[], None]
+    session: Session, ready: Params, feed: Feed, step: int, *, meanwhile: Callable[[], None]
 ) -> Sampled:
     """The first groups within the band, of those carried from the step before and then the stream.
 
@@ -64,7 +56,7 @@ def sample_band(
         return low < verdict.accuracy < high
 
     with clock("rollout"):
-        groups = sample_groups(setup, policy, feed, stream, accept, step)
+        groups = sample_groups(setup, ready, feed, stream, accept, step)
     tried = [known[place] for place in stream.places[: groups.tried]]
     setup.grader.require_some_verdicts([s for group in tried for s in group.samples])
     if not groups.enough and setup.config.rl.dynamic.exhausted == "stop":
@@ -100,7 +92,7 @@ class Stream:
 
 def sample_groups(
     setup: Setup,
-    policy: Params,
+    ready: Params,
     feed: Feed,
     stream: Stream,
     accept: Callable[[Rollouts], bool],
@@ -109,7 +101,7 @@ def sample_groups(
     config, rl = setup.config, setup.config.rl
     return rollout.generate_groups(
         setup.module,
-        rollout.prepare_params(setup.module.config, policy, int8=config.rollout.int8_weights),
+        ready,
         stream,
         accept,
         want=rl.prompts_per_step,

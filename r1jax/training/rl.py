@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from r1jax import rollout
 from r1jax.errors import UserError
 from r1jax.monitor import doctor
 from r1jax.training import ahead
@@ -27,7 +28,7 @@ from r1jax.training.learning import (
 )
 from r1jax.training.optimizer import make_optimizer
 from r1jax.training.reward_model import RewardModel, abstract_reward_model, fresh_reward_model
-from r1jax.training.sampling import Drawn, Feed, Sampled
+from r1jax.training.sampling import Drawn, Feed, Sampled, make_ready
 from r1jax.training.session import Session
 from r1jax.training.setup import (
     Setup,
@@ -40,7 +41,7 @@ from r1jax.training.step import UpdateFn, make_policy_loss, make_policy_weights,
 from r1jax.training.step_log import PHASE, Finished, StepLog
 from r1jax.types import Graded, Params, Stats, TrainState
 
-# parameters -> what they can do on held-out prompts
+# parameters as `rollout.prepare_params` gives them -> what they can do on held-out prompts
 EvaluateFn = Callable[[Params], Mapping[str, float]]
 
 
@@ -56,6 +57,7 @@ class Run:
     ahead: Sampled | None = None  # with rl.asynchronous, what `step` learns from
     critic: Critic | None = None
     reward_model: RewardModel | None = None
+    ready: Params | None = None  # the policy as rollouts take it, from when it is needed so
 
 
 def train_rl(
@@ -81,10 +83,9 @@ def train_rl(
     log = StepLog(session, run.books, run.step)
     while run.step < (config.rl.steps if until is None else until):
         replace_reference(setup, run)
-        policy = setup.policy(base_params, run.state.params)
         # The step before is written down while the device samples.
         written = functools.partial(write_or_end, session, checkpoints, run, log)
-        drawn, minibatches = draw(session, run, policy, shape, meanwhile=written)
+        drawn, minibatches = draw(session, run, base_params, shape, meanwhile=written)
         with clock("update"):
             stats = learn(setup, run, base_params, update_at, drawn, minibatches)
         done = log.pending = Finished(run.step, drawn, run.feed.updates, stats, minibatches)
@@ -128,10 +129,17 @@ def is_due(every: int, step: int) -> bool:
 
 
 def draw(
-    session: Session, run: Run, policy: Params, shape: BatchShape, *, meanwhile: Callable[[], None]
+    session: Session,
+    run: Run,
+    base_params: Params,
+    shape: BatchShape,
+    *,
+    meanwhile: Callable[[], None],
 ) -> tuple[Drawn, list[Minibatch]]:
     """What the step learns from, packed."""
     config, decode_text = session.setup.config, session.setup.decode_text
+    with session.clock("rollout"):
+        ready = ready_policy(session.setup, run, base_params)
 
     def pack(graded: Graded | None) -> tuple[Graded | None, list[Minibatch]]:
         if run.reward_model is not None and graded is not None:
@@ -139,11 +147,18 @@ def draw(
         return graded, make_minibatches(config, shape, graded, run.step, decode_text)
 
     if not config.rl.asynchronous:
-        return ahead.draw(session, policy, run.feed, run.step, pack, meanwhile=meanwhile)
+        return ahead.draw(session, ready, run.feed, run.step, pack, meanwhile=meanwhile)
     drawn, minibatches, run.ahead = ahead.draw_ahead(
-        session, policy, run.feed, run.step, pack, now=run.ahead, meanwhile=meanwhile
+        session, ready, run.feed, run.step, pack, now=run.ahead, meanwhile=meanwhile
     )
     return drawn, minibatches
+
+
+def ready_policy(setup: Setup, run: Run, base_params: Params) -> Params:
+    """Made ready once, for the rollout and the evaluation of one policy and for two rollouts."""
+    if run.ready is None:
+        run.ready = make_ready(setup, setup.policy(base_params, run.state.params))
+    return run.ready
 
 
 def next_feed(setup: Setup, run: Run, drawn: Drawn, updates: int) -> Feed:
@@ -170,6 +185,7 @@ def learn(
 ) -> list[Stats]:
     """The step's updates, under way."""
     config = setup.config
+    run.ready = None  # the update needs the memory
     temperature = setup.sampling_at(run.step).temperature
     update, stats = update_at(temperature), []
     # One after the other, unless something wants all of them before the first update.
@@ -215,7 +231,11 @@ def measure(
     """
     setup = session.setup
     with session.clock("evaluate"):
-        numbers = evaluate(setup.policy(base_params, run.state.params))
+        if setup.config.rollout.int8_weights:  # it is the policy itself that is measured
+            policy = setup.policy(base_params, run.state.params)
+            numbers = evaluate(rollout.prepare_params(setup.module.config, policy))
+        else:
+            numbers = evaluate(ready_policy(setup, run, base_params))
     session.sinks.write(EVALUATE, run.step, numbers)
     log.note_held_out(numbers["accuracy"])
     books, patience = run.books, setup.config.rl.reset_on_stall
@@ -230,6 +250,7 @@ def measure(
         books["stalled"] = 0
         if setup.config.objective.needs_reference:
             run.reference = jax.tree.map(jnp.copy, run.state.params)
+        run.ready = None  # some of it can be the policy's own arrays, which are taken over
         fresh = fresh_state(setup, optimizer, run.state.params)
         run.state = dataclasses.replace(fresh, step=run.state.step)
     return better

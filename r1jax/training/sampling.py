@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from r1jax import rollout
 from r1jax.rewards.grader import Pending
@@ -11,7 +11,7 @@ from r1jax.rollout import Carried
 from r1jax.training.grading import collect, own_rows, submit_rows
 from r1jax.training.session import Session
 from r1jax.training.setup import Setup
-from r1jax.types import Graded, Params, Rollouts
+from r1jax.types import Graded, Params, PromptBatch, Rollouts
 
 Pieces = list[tuple[Sequence[int], Pending]]  # rows, and their verdicts on the way
 NO_RATES: Mapping[int, float] = {}
@@ -54,14 +54,6 @@ class Sampled:
     carried: Carried | None = None
 
 
-def draw_all(
-    session: Session, policy: Params, feed: Feed, step: int, *, meanwhile: Callable[[], None]
-) -> Drawn:
-    sampled = sample_all(session, policy, feed, step, meanwhile=meanwhile)
-    with session.clock("grade"):
-        return judged(session.setup, sampled)
-
-
 def judged(setup: Setup, sampled: Sampled) -> Drawn:
     """With the verdicts: waits for them."""
     graded, rates = None, sampled.rates
@@ -80,8 +72,14 @@ def accuracies(graded: Graded) -> dict[int, float]:
     return dict(zip(places, shares.tolist(), strict=True))
 
 
+def make_ready(setup: Setup, policy: Params) -> Params:
+    """The policy as rollouts take it, for all rollouts until it is updated."""
+    config = setup.config.rollout
+    return rollout.prepare_params(setup.module.config, policy, int8=config.int8_weights)
+
+
 def sample_all(
-    session: Session, policy: Params, feed: Feed, step: int, *, meanwhile: Callable[[], None]
+    session: Session, ready: Params, feed: Feed, step: int, *, meanwhile: Callable[[], None]
 ) -> Sampled:
     """The next `prompts_per_step` prompts. `meanwhile` is called, again and again, while the device
     samples."""
@@ -89,7 +87,7 @@ def sample_all(
     with clock("rollout"):
         count = setup.config.rl.prompts_per_step
         places = list(itertools.islice(setup.train_places(feed.next, feed.rates), count))
-        in_flight = start_rollout(setup, policy, setup.prompts_at("train", places), step)
+        in_flight = start_rollout(setup, ready, setup.prompts_at("train", places), step)
     meanwhile()
     with clock("rollout"):
         # Judged in the background as they end, while the device samples on.
@@ -103,10 +101,10 @@ def sample_all(
     )
 
 
-def start_rollout(setup: Setup, params: Params, prompts: Any, step: int) -> rollout.InFlight:
+def start_rollout(setup: Setup, ready: Params, prompts: PromptBatch, step: int) -> rollout.InFlight:
     return rollout.dispatch(
         setup.module,
-        rollout.prepare_params(setup.module.config, params, int8=setup.config.rollout.int8_weights),
+        ready,
         prompts,
         sampling=setup.sampling_at(step),
         samples_per_prompt=setup.config.rl.samples_per_prompt,

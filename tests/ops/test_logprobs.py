@@ -251,18 +251,20 @@ def test_a_target_that_is_no_word_is_finite_and_alike_on_every_path(target):
 
 
 @both_ways
-def test_no_array_of_tokens_by_vocabulary_is_ever_made(way):
+@pytest.mark.parametrize("truncated", [False, True])
+def test_no_array_of_tokens_by_vocabulary_is_ever_made(truncated, way):
     """Forward and backward hold one array of a chunk's logits; dense ones would be 8 of these."""
     length, width, vocabulary, chunk = 512, 8, 4000, 64
     shapes = [((1, length, width), "float32"), ((width, vocabulary), "float32")]
     hidden, head = (jax.ShapeDtypeStruct(*shape) for shape in shapes)
     targets = jax.ShapeDtypeStruct((1, length), "int32")
+    kept = jax.ShapeDtypeStruct((1, length, 4), "int32") if truncated else None
 
-    def total(hidden, head, targets):
+    def total(hidden, head, targets, kept):
         ones = jnp.ones(targets.shape)
-        return way(hidden, head, targets, weigh, (ones, ones), chunk=chunk)[0]
+        return way(hidden, head, targets, weigh, (ones, ones), chunk=chunk, kept_BCM=kept)[0]
 
-    lowered = jax.jit(jax.grad(total, argnums=(0, 1))).lower(hidden, head, targets)
+    lowered = jax.jit(jax.grad(total, argnums=(0, 1))).lower(hidden, head, targets, kept)
     compiled = compile_fully(lowered)
     assert largest_buffer(compiled.as_text()) == chunk * vocabulary
     logits_bytes = 4 * chunk * vocabulary
@@ -353,13 +355,16 @@ def test_a_vocabulary_split_over_devices_changes_nothing_and_is_never_collected(
 
 
 def kept_sets(rng, targets, room):
-    """Sets that hold their target, in any order, of 1 to `room` tokens; row 0 keeps everything."""
+    """Sets that hold their target, in any order, of 1 to `room` tokens, some of them named twice;
+    row 0 keeps everything."""
     kept = np.full((*targets.shape, room), -1)
     for place in np.ndindex(*targets.shape):
         target = int(targets[place])
         others = rng.permutation([word for word in range(VOCABULARY) if word != target])
         chosen = [target, *others[: rng.integers(0, room)]]
         kept[place][rng.permutation(room)[: len(chosen)]] = chosen
+        if place[1] % 2:
+            kept[place][kept[place] < 0] = chosen[-1]
     kept[0] = -1
     return kept
 

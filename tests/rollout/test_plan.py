@@ -100,9 +100,20 @@ def test_small_rollouts_and_meshes_have_one_lane():
 def test_a_prompt_is_shared_where_its_responses_end_together_or_it_is_long():
     assert make(sampling=NEVER_END).unit == 4
     assert make(sampling=MAY_END).unit == 1
-    assert make(lengths=[300], sampling=MAY_END, slots=4).unit == 4
-    assert make(lengths=[300], sampling=MAY_END, slots=3).unit == 1  # a unit would not fit
-    assert make(lengths=[300], sampling=MAY_END, share_prompts="never").unit == 1
+    assert make(lengths=[1000], sampling=MAY_END, slots=4).unit == 4
+    assert make(lengths=[1000], sampling=MAY_END, slots=3).unit == 1  # a unit would not fit
+    assert make(lengths=[1000], sampling=MAY_END, share_prompts="never").unit == 1
+    assert make(lengths=[5], sampling=MAY_END, share_prompts="always").unit == 4
+
+
+@pytest.mark.parametrize(("on_cpu", "times"), [(True, 8), (False, 2)])
+def test_the_border_of_sharing_is_that_of_the_machine(on_cpu, times, monkeypatch):
+    monkeypatch.setattr(plan, "_on_cpu", lambda: on_cpu)
+    for max_tokens in (32, 96):
+        may_end = dataclasses.replace(MAY_END, max_tokens=max_tokens)
+        assert make(lengths=[times * max_tokens], sampling=may_end).unit == 4
+        shorter = [times * max_tokens // 2]
+        assert make(lengths=shorter, sampling=may_end).unit == 1
 
 
 def test_cache_bytes_are_what_the_caches_take():

@@ -1,16 +1,20 @@
 """What a step's rollout costs besides the rollout: weights made ready once, verdicts meanwhile."""
 
+import functools
 from unittest import mock
 
 import pytest
 from helpers import quick_compiles
-from loops import log, train
+from loops import log, session_in
 
 from r1jax import mesh as mesh_lib
 from r1jax.config import from_config_dict
+from r1jax.evaluation.evaluate import evaluate_ready
 from r1jax.rollout import decode
 from r1jax.rollout.programs import Programs
-from r1jax.training.sampling import start_rollout, submit_finished
+from r1jax.training import rl
+from r1jax.training.rl import train_rl
+from r1jax.training.sampling import make_ready, start_rollout, submit_finished
 from r1jax.training.setup import fresh_params, make_setup
 
 MICRO = {
@@ -27,20 +31,42 @@ WAYS = {
     "dynamic sampling": {"dynamic": {"mode": "refill", "budget": 3, "exhausted": "fewer"}},
     "a step ahead": {"asynchronous": True},
     "several updates a step": {"updates_per_step": 3, "epochs": 2},
+    "eight bits": {},
 }
-SLOW_WAYS = {"several updates a step"}
+SLOW_WAYS = {"several updates a step", "eight bits"}
 
 
 @pytest.mark.parametrize(
     "way", [pytest.param(w, marks=pytest.mark.slow if w in SLOW_WAYS else []) for w in WAYS]
 )
-def test_weights_are_made_ready_once_a_rollout(way, tmp_path, monkeypatch):
+def test_weights_are_made_ready_once_a_policy(way, tmp_path, monkeypatch):
+    """For its rollouts and its evaluation, and given up when it is updated."""
     prepare = mock.Mock(wraps=decode._prepare_params)
     monkeypatch.setattr(decode, "_prepare_params", prepare)
-    objective = {"correction": "tis", "correction_high": 2.0} if way == "a step ahead" else {}
-    train(tmp_path, {**MICRO, "objective": objective, "rl": {**RL, **WAYS[way]}})
-    assert len(log(tmp_path)) == 3
-    assert prepare.call_count == 3
+    held, learn = [], rl.learn
+
+    def learned(setup, run, *rest):
+        stats = learn(setup, run, *rest)
+        held.append(run.ready)
+        return stats
+
+    monkeypatch.setattr(rl, "learn", learned)
+    off_policy = way in ("a step ahead", "eight bits")
+    objective = {"correction": "tis", "correction_high": 2.0} if off_policy else {}
+    tree = {"objective": objective, "rl": {**RL, **WAYS[way]}}
+    tree |= {"rollout": {"int8_weights": way == "eight bits"}}
+    tree |= {"eval": {"every": 2, "prompts": 3, "samples": 2, "k": 2}}
+    with session_in(tmp_path, {**MICRO, **tree}) as session:
+        evaluate = functools.partial(evaluate_ready, session.setup)
+        train_rl(session, fresh_params(session.setup), evaluate)
+    # Those of no, one and two updates; the last is also measured, the first of a run that is a step
+    # ahead samples two steps.
+    rounded = [int8 for _, int8, _ in (call.args for call in prepare.call_args_list)]
+    # It is the policy itself that is measured: it has a form more where rollouts round it.
+    assert rounded == ([True, True, False, True] if way == "eight bits" else [False] * 3)
+    assert [row["phase"] for row in log(tmp_path)].count("rl") == 3
+    assert [row["phase"] for row in log(tmp_path)].count("evaluate") == 1
+    assert held == [None] * 3
 
 
 def test_texts_are_handed_to_grading_while_the_device_goes_on(monkeypatch):
@@ -65,7 +91,7 @@ def test_texts_are_handed_to_grading_while_the_device_goes_on(monkeypatch):
     monkeypatch.setattr(setup.grader, "submit", submit)
     with quick_compiles(), mesh_lib.use(setup.mesh), setup.grader:
         prompts = setup.prompts_at("train", range(8))
-        in_flight = start_rollout(setup, fresh_params(setup), prompts, 0)
+        in_flight = start_rollout(setup, make_ready(setup, fresh_params(setup)), prompts, 0)
         submit_finished(setup, in_flight, 0)
     counts, ahead = zip(*submitted, strict=True)
     assert sum(counts) == len(texts) == 32

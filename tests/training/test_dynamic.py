@@ -13,6 +13,7 @@ from r1jax.config import from_config_dict
 from r1jax.errors import UserError
 from r1jax.monitor.clock import Clock
 from r1jax.training import dynamic
+from r1jax.training.ahead import sample_step
 from r1jax.training.batches import rl_batch_shape
 from r1jax.training.learning import (
     compute_advantages,
@@ -20,7 +21,7 @@ from r1jax.training.learning import (
     make_minibatches,
     with_zero_variance,
 )
-from r1jax.training.sampling import Feed, draw_all
+from r1jax.training.sampling import Feed, judged, make_ready
 from r1jax.training.session import Session
 from r1jax.training.setup import fresh_params, make_setup
 from r1jax.training.step import forward
@@ -75,15 +76,18 @@ def make(dynamic=None, sampling=None, **rl):
     return session_of(make_setup(config))
 
 
-def draw(session, feed=START, step=0, by=dynamic.draw_band, meanwhile=lambda: None):
-    with quick_compiles(), mesh_lib.use(session.setup.mesh):
-        return by(session, fresh_params(session.setup), feed, step, meanwhile=meanwhile)
+def draw(session, feed=START, step=0, meanwhile=lambda: None):
+    setup = session.setup
+    with quick_compiles(), mesh_lib.use(setup.mesh):
+        ready = make_ready(setup, fresh_params(setup))
+        sampled = sample_step(session, ready, feed, step, meanwhile=meanwhile)
+        return judged(setup, sampled)
 
 
 @functools.cache
 def accuracies_by_hand(count):
     """The share of right answers of each of the first prompts, all of them sampled."""
-    whole = draw(make({"mode": "off"}, prompts_per_step=count), by=draw_all)
+    whole = draw(make({"mode": "off"}, prompts_per_step=count))
     return whole.graded.correct.reshape(count, GROUP).mean(axis=1), whole.graded
 
 
@@ -228,7 +232,7 @@ def test_cut_responses_are_out_of_the_loss_and_epochs_see_all(epochs):
     session = make(
         {"mode": "off"}, mask_cut=True, prompts_per_step=6, epochs=epochs, updates_per_step=2
     )
-    drawn = draw(session, by=draw_all)
+    drawn = draw(session)
     finished = drawn.graded.rollouts.finished
     assert finished.any()
     assert not finished.all()
@@ -253,7 +257,7 @@ def test_dropped_groups_are_in_no_batch_and_in_no_statistic():
     assert not is_good.all()
     options = {"prompts_per_step": count, "advantage_scale": "batch_std"}
     session = make({"mode": "drop"}, **options)
-    drawn = draw(session, by=draw_all)
+    drawn = draw(session)
     (minibatch,) = minibatches_of(session, drawn)
     lengths = drawn.graded.rollouts.lengths.reshape(count, GROUP)
     assert minibatch.batch.mask.sum() == lengths[is_good].sum()
@@ -281,7 +285,7 @@ def test_flat_groups_are_told_by_reward_and_verdict():
 def test_flat_groups_teach_by_their_entropy():
     session = make({"mode": "zvp", "zvp_alpha": 0.5}, prompts_per_step=6)
     setup = session.setup
-    drawn = draw(session, by=draw_all)
+    drawn = draw(session)
     (minibatch,) = minibatches_of(session, drawn)
     params = fresh_params(setup)
     verdicts = np.float32([0, 1, -1, 0, 0, 1])

@@ -73,6 +73,7 @@ def test_a_stall_starts_reference_and_optimizer_anew(monkeypatch):
         return init_state(params, optimizer)
 
     monkeypatch.setattr(rl, "fresh_state", fresh_state)
+    monkeypatch.setattr(rl, "make_ready", lambda _, policy: policy)
     session = mock.Mock(spec=Session)
     session.setup = setup_of(rl={"reset_on_stall": 2}, eval={"every": 1})
     session.setup.policy.side_effect = lambda _, params: params
@@ -85,7 +86,7 @@ def test_a_stall_starts_reference_and_optimizer_anew(monkeypatch):
         grads = {"w": jnp.float32(1)}
         updates, opt_state = optimizer.update(grads, run.state.opt_state, run.state.params)
         params = optax.apply_updates(run.state.params, updates)
-        run.state = TrainState(params, opt_state, run.state.step + 1)
+        run.state, run.ready = TrainState(params, opt_state, run.state.step + 1), None
         run.step += 1
         numbers = {"accuracy": accuracy}
         log = mock.Mock(spec=StepLog)
