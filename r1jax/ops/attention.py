@@ -97,9 +97,8 @@ def attend(
         return cudnn.attend_cudnn(q_BTNH, k_BTKH, v_BTKU, sees(places, places, window))
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q_BTNH, k_BTKH, v_BTKU))
     if backend == "xla":
-        if block is None:
-            shared_on_cpu = prefix_ids_BT is not None and jax.default_backend() == "cpu"
-            block = CPU_SHARED_BLOCK if shared_on_cpu else BLOCK
+        shared = prefix_ids_BT is not None
+        block = block or block_places(q.shape[2], jax.default_backend(), shared=shared)
         out = _attend_xla(q, k, v, places, window, block)
     else:
         _require_splash(prefix_ids_BT, window, windows, q.shape[-1], v.shape[-1])
@@ -151,6 +150,11 @@ def _attend_splash(q, k, v, segment_ids, window, windows, backend) -> Array:
     else:
         out = attend_within(window)(*padded)
     return out[:, :, :length]
+
+
+def block_places(length: int, platform: str, *, shared: bool) -> int:
+    """Places of a row of this length that backend `xla` visits at once."""
+    return _even_block(length, CPU_SHARED_BLOCK if shared and platform == "cpu" else BLOCK)
 
 
 def _even_block(length: int, block: int) -> int:

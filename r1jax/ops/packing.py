@@ -108,6 +108,7 @@ def pack(
     row_length: int,
     rows: int | None = None,
     share_prompts: bool = False,
+    block: int = 1,
 ) -> PackedBatch:
     """Lay sequences into rows of `row_length` places; `rows` fixes their number (padding added).
 
@@ -117,6 +118,9 @@ def pack(
     `share_prompts`: responses to one prompt that lie in one row share its places. Each sees the
     prompt and itself, its positions go on where the prompt ends, and its first token is predicted
     at the prompt's last place. Losses and gradients are the same, in fewer places.
+
+    `block`: places that attention visits at once. A row that has places to spare leaves some empty
+    before what would otherwise lie in one block more than it must.
     """
     items = [
         s if isinstance(s, Sequence) else Sequence(as_token_ids(f"sequence {at}", s))
@@ -137,7 +141,7 @@ def pack(
         shape, share_prompts, room, positive=any(item.positive is not None for item in items)
     )
     for row, parts in enumerate(layout):
-        cursor = Cursor(0, 0, 1)
+        cursor = Cursor(0, 0, 1, row_length - _places_taken(parts, items), block)
         for prompt, members in parts:
             responses = [items[index] for index in members]
             if len(responses) > 1:
@@ -169,6 +173,31 @@ class Cursor(NamedTuple):
     place: int
     prediction: int
     segment: int
+    spare: int  # places of the row that can stay empty
+    block: int
+
+    def before(self, places: int) -> "Cursor":
+        """For so many places: at the next block, if they would take one more from here."""
+        inside = self.place % self.block
+        blocks, least = (-(-count // self.block) for count in (inside + places, places))
+        skipped = self.block - inside
+        if not places or blocks == least or skipped > self.spare:
+            return self
+        return self._replace(place=self.place + skipped, spare=self.spare - skipped)
+
+    def after(self, places: int, predictions: int) -> "Cursor":
+        """Behind a segment of so many."""
+        return self._replace(
+            place=self.place + places,
+            prediction=self.prediction + predictions,
+            segment=self.segment + 1,
+        )
+
+
+def _places_taken(parts: SequenceOf[Group], items: SequenceOf[Sequence]) -> int:
+    """By what lies in a row."""
+    own = (len(items[i].tokens) - 1 - part.prompt for part in parts for i in part.members)
+    return sum(own) + sum(part.prompt for part in parts)
 
 
 def _require_places(index: int, sequence: Sequence) -> None:
@@ -182,28 +211,32 @@ def _require_places(index: int, sequence: Sequence) -> None:
 def _lay(batch: PackedBatch, row: int, cursor: Cursor, sequence: Sequence) -> Cursor:
     """A whole sequence; every place predicts, the prompt's without counting."""
     places = len(sequence.tokens) - 1
+    cursor = cursor.before(places)
+    if batch.prefix_ids is None:  # predictions lie where their sources do
+        cursor = cursor._replace(prediction=cursor.place)
     at = np.arange(cursor.place, cursor.place + places)
     _lay_places(batch, row, at, sequence.tokens[:-1], 0, (cursor.segment, cursor.segment))
     _lay_predictions(batch, row, cursor, at, sequence)
-    return Cursor(cursor.place + places, cursor.prediction + places, cursor.segment + 1)
+    return cursor.after(places, places)
 
 
 def _lay_sharing(
     batch: PackedBatch, row: int, cursor: Cursor, prompt: np.ndarray, sequences: list[Sequence]
 ) -> Cursor:
     """A prompt, then of each sequence only what comes after it."""
-    place, prediction, shared = cursor
-    at = np.arange(place, place + len(prompt))
+    cursor = cursor.before(len(prompt))
+    at, shared = np.arange(cursor.place, cursor.place + len(prompt)), cursor.segment
     _lay_places(batch, row, at, prompt, 0, (shared, shared))
-    place, last = place + len(prompt), at[-1:]
-    for segment, sequence in enumerate(sequences, shared + 1):
+    cursor, last = cursor.after(len(prompt), 0), at[-1:]
+    for sequence in sequences:
         response = sequence.tokens[len(prompt) :]
-        at = np.arange(place, place + len(response) - 1)
-        _lay_places(batch, row, at, response[:-1], len(prompt), (segment, shared))
+        cursor = cursor.before(len(response) - 1)
+        at = np.arange(cursor.place, cursor.place + len(response) - 1)
+        _lay_places(batch, row, at, response[:-1], len(prompt), (cursor.segment, shared))
         sources = np.concatenate([last, at])
-        _lay_predictions(batch, row, Cursor(place, prediction, segment), sources, sequence)
-        place, prediction = place + len(at), prediction + len(sources)
-    return Cursor(place, prediction, shared + 1 + len(sequences))
+        _lay_predictions(batch, row, cursor, sources, sequence)
+        cursor = cursor.after(len(at), len(sources))
+    return cursor
 
 
 def _lay_places(

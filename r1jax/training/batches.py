@@ -31,6 +31,7 @@ class BatchShape:
     rows: int  # enough for the worst packing
     rows_per_micro: int
     share_prompts: bool = False
+    block: int = 1  # places that attention visits at once
 
 
 def make_batch_shape(
@@ -67,9 +68,9 @@ def make_batch_shape(
     rows = -(-sequences // per_row)
     micro_batches = -(-rows // rows_per_micro)
     rows_per_micro = _round_up(-(-rows // micro_batches), devices)  # as even as can be
-    return BatchShape(
-        row_length, _round_up(rows, rows_per_micro), rows_per_micro, shared_prompt > 0
-    )
+    shares = shared_prompt > 0
+    block = attention_lib.block_places(row_length, platform, shared=shares)
+    return BatchShape(row_length, _round_up(rows, rows_per_micro), rows_per_micro, shares, block)
 
 
 def _shared_row(group: int, tokens: int, platform: str) -> int:
@@ -178,6 +179,7 @@ def pack_micro(sequences: list[packing.Sequence], shape: BatchShape) -> tuple[Pa
         row_length=shape.row_length,
         rows=shape.rows,
         share_prompts=shape.share_prompts,
+        block=shape.block,
     )
     return packing.split_micro(packed, shape.rows_per_micro)
 

@@ -3,12 +3,15 @@
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import as_users_call
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from r1jax.ops.attention import make_places
+from r1jax.ops.blocked_attention import find_pairs
 from r1jax.ops.packing import Sequence, best_fit, pack, split_micro
 
 FIELDS = ("tokens", "targets", "mask", "advantages", "logp_behavior", "prompt_ids")
@@ -55,10 +58,10 @@ def as_laid(sequence: Sequence) -> dict[str, np.ndarray]:
 
 
 @settings(deadline=None)
-@given(sequence_lists(), st.integers(14, 40), st.integers(0, 3))
-def test_every_sequence_is_there_once_and_whole(sequences, row_length, extra_rows):
+@given(sequence_lists(), st.integers(14, 40), st.integers(0, 3), st.sampled_from([1, 4, 7]))
+def test_every_sequence_is_there_once_and_whole(sequences, row_length, extra_rows, block):
     rows = len(best_fit([len(s.tokens) - 1 for s in sequences], row_length)) + extra_rows
-    batch = pack(sequences, row_length=row_length, rows=rows)
+    batch = pack(sequences, row_length=row_length, rows=rows, block=block)
     assert batch.tokens.shape == (rows, row_length)
     found = {}
     for row in range(rows):
@@ -119,10 +122,10 @@ def seen_from(batch, row, place):
 
 
 @settings(deadline=None, max_examples=50)
-@given(answered_prompts(), st.integers(15, 60))
-def test_a_shared_prompt_is_read_by_each_of_its_responses(sequences, row_length):
+@given(answered_prompts(), st.integers(15, 60), st.sampled_from([1, 4, 7]))
+def test_a_shared_prompt_is_read_by_each_of_its_responses(sequences, row_length, block):
     """Whoever predicts a token reads the sequence before it, at its positions, and nothing else."""
-    batch = pack(sequences, row_length=row_length, share_prompts=True)
+    batch = pack(sequences, row_length=row_length, share_prompts=True, block=block)
     longest = max((len(s.tokens) for s in sequences), default=1)
     assert len(batch.tokens) <= math.ceil(len(sequences) / (row_length // longest))
     found = {}
@@ -169,6 +172,49 @@ def test_a_group_larger_than_a_row_repeats_its_prompt():
     batch = pack(sequences, row_length=14, share_prompts=True)
     assert [(row == 1).sum() for row in batch.segment_ids] == [6, 6]
     assert (batch.tokens == 1).sum() == 2
+
+
+@settings(deadline=None)
+@example(lengths=[1, 1, 1, 1], share_prompts=True, row_length=40)  # responses that take no places
+@given(st.lists(st.integers(0, 30), max_size=12), st.booleans(), st.integers(34, 90))
+def test_places_to_spare_keep_sequences_within_as_few_blocks_as_they_need(
+    lengths, share_prompts, row_length
+):
+    """Until a row has no more of them; and nothing is moved that gains nothing by it."""
+    block = 8
+    sequences = [
+        Sequence(np.full(3 + i % 2 + length, i % 2), np.ones(length, bool), prompt_id=i % 2)
+        for i, length in enumerate(lengths)
+    ]
+    batch = pack(sequences, row_length=row_length, share_prompts=share_prompts, block=block)
+    for ids in batch.segment_ids:
+        spare, place = int((ids == 0).sum()), 0
+        for segment in dict.fromkeys(ids[ids > 0].tolist()):
+            (places,) = np.nonzero(ids == segment)
+            skipped = places[0] - place
+            inside = place % block
+            would_take, least = -(-(inside + len(places)) // block), -(-len(places) // block)
+            if skipped:
+                assert (skipped, places[0] % block) == (block - inside, 0)
+                assert would_take > least
+            elif would_take > least:
+                assert block - inside > spare
+            spare -= skipped
+            place = places[-1] + 1
+
+
+def test_a_group_of_longest_responses_lies_in_whole_blocks():
+    """A row has a place for the last token of each response, which none reads: so they fit."""
+    prompt, response, samples, block = 64, 128, 8, 64
+    tokens = np.arange(1, prompt + response + 1)
+    sequences = [Sequence(tokens, mask=np.ones(response, bool))] * samples
+    counts = []
+    for each in (1, block):
+        row_length = prompt + samples * response
+        batch = pack(sequences, row_length=row_length, share_prompts=True, block=each)
+        places = make_places(*map(jnp.asarray, (batch.segment_ids, batch.prefix_ids)), None)
+        counts.append(int(find_pairs(places, block).count))
+    assert counts == [55, 1 + samples * (2 + 3)]
 
 
 def test_different_prompts_with_one_id_are_not_shared():

@@ -41,6 +41,7 @@ def test_prompts_that_are_short_or_save_less_than_a_tenth_are_repeated(prompt, r
     shape = shape_of(prompt, response)
     assert not shape.share_prompts
     assert shape.row_length == -(-(prompt + response) // 8) * 8
+    assert shape.block == {128: 128, 608: 128, 32: 32}[shape.row_length]
 
 
 def test_what_sharing_saves_depends_on_how_many_of_a_group_an_update_has():
@@ -58,6 +59,7 @@ def test_rows_hold_a_group_that_fits_in_a_lane_and_else_pass_the_head_in_one_pie
     shape = shape_of(prompt, response)
     assert shape.share_prompts
     assert shape.row_length == row_length
+    assert shape.block == 64  # what attention visits at once
     assert shape.rows_per_micro == 1
 
 

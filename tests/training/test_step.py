@@ -272,18 +272,20 @@ def test_sharing_prompts_does_not_change_an_update(row_length, aggregation):
         )
     )
     results = []
-    for share in (False, True):
-        batch = packing.pack(sequences, row_length=row_length, rows=20, share_prompts=share)
+    for share, block in ((False, 1), (True, 1), (True, 6)):
+        options = {"share_prompts": share, "block": block}
+        batch = packing.pack(sequences, row_length=row_length, rows=20, **options)
         state = step.init_state(tiny()[1], GRADIENT_ITSELF)
         state, stats = update(state, *packing.split_micro(batch, 4))
         results.append(((batch.segment_ids > 0).sum(), state.opt_state, stats))
-    (places, wanted_grads, wanted), (fewer_places, grads, stats) = results
-    assert fewer_places < 0.8 * places
-    difference = optax.tree.norm(optax.tree.sub(grads, wanted_grads))
-    assert difference < 1e-6 * optax.tree.norm(wanted_grads)
-    assert stats.keys() == wanted.keys()
-    for name, value in wanted.items():
-        np.testing.assert_allclose(stats[name], value, rtol=2e-6, atol=2e-7, err_msg=name)
+    (places, wanted_grads, wanted), *others = results
+    for fewer_places, grads, stats in others:
+        assert fewer_places < 0.8 * places
+        difference = optax.tree.norm(optax.tree.sub(grads, wanted_grads))
+        assert difference < 1e-6 * optax.tree.norm(wanted_grads)
+        assert stats.keys() == wanted.keys()
+        for name, value in wanted.items():
+            np.testing.assert_allclose(stats[name], value, rtol=2e-6, atol=2e-7, err_msg=name)
 
 
 def attention_model(weights, batch):
@@ -328,8 +330,14 @@ def test_sharing_prompts_is_exact_in_float64(aggregation):
     with jax.enable_x64(True):
         weights = jax.tree.map(jnp.asarray, weights)
         found = []
-        for row_length, share in ((30, True), (30, False), (13, False)):
-            batch = packing.pack(sequences, row_length=row_length, share_prompts=share)
+        for row_length, share, block in (
+            (30, True, 1),
+            (30, True, 8),
+            (30, False, 8),
+            (13, False, 1),
+        ):
+            options = {"share_prompts": share, "block": block}
+            batch = packing.pack(sequences, row_length=row_length, **options)
             batch = jax.tree.map(jnp.asarray, batch)
             found.append(jax.jit(jax.value_and_grad(total))(weights, batch))
         scale = max(abs(leaf).max() for leaf in jax.tree.leaves(found[0]))
