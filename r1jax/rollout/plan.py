@@ -257,11 +257,14 @@ def require_memory(config: ModelConfig, plan: Plan, devices: int, free: int | No
     """Say so before compiling for minutes, when the caches alone cannot fit."""
     needed = count_cache_bytes(config, plan) // devices
     if free is not None and needed > free:
+        lower = "config.rollout.slots, config.sampling.max_tokens or config.rollout.bank_tokens"
+        if plan.unit < plan.samples_per_prompt <= plan.slots:
+            lower += "; config.rollout.share_prompts=always keeps a prompt once for its responses"
         raise UserError(
             f"rollout: the caches of {plan.lanes} x {plan.slots} slots x ({plan.prompt_room} "
             f"prompt + {plan.rooms[-1]} response) tokens and {plan.lanes} x {plan.bank_prompts} "
             f"waiting prompts need {needed / 1e9:.1f} GB a device, {free / 1e9:.1f} GB are free: "
-            "lower config.rollout.slots, config.sampling.max_tokens or config.rollout.bank_tokens"
+            f"lower {lower}"
         )
 
 

@@ -129,8 +129,12 @@ def test_cache_bytes_are_what_the_caches_take():
 def test_caches_too_large_for_the_machine_are_refused_before_anything_is_compiled(monkeypatch):
     made = make(lengths=[20])
     plan.require_memory(TINY, made, devices=1, free=None)
-    with pytest.raises(UserError, match=r"slots.*need 0\.0 GB.*lower config.rollout.slots"):
+    with pytest.raises(UserError, match=r"slots.*need 0\.0 GB.*lower config.rollout.slots") as told:
         plan.require_memory(TINY, made, devices=1, free=1000)
+    assert str(told.value).endswith("share_prompts=always keeps a prompt once for its responses")
+    for fewest in (make(lengths=[20], share_prompts="always"), make(lengths=[20], samples=1)):
+        with pytest.raises(UserError, match=r"bank_tokens$"):
+            plan.require_memory(TINY, fewest, devices=1, free=1000)
     monkeypatch.setattr(plan, "free_memory", lambda _: 1000)
     with pytest.raises(UserError, match="lower config"):
         generate(
