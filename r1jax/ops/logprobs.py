@@ -300,9 +300,10 @@ def _sum_over_kept(logits, allowed, kept, log_sum) -> Array:
 
     def gathered(logits, _, kept, log_sum):
         # XLA:CPU would write down three arrays as large as the logits for that sum.
-        at = logits.at[np.arange(len(kept))[:, None], kept]
+        words = jnp.sort(kept, axis=-1)
+        at = logits.at[np.arange(len(words))[:, None], words]
         named = at.get(mode="fill", fill_value=-jnp.inf, wrap_negative_indices=False)
-        again = jnp.tril(kept[:, :, None] == kept[:, None, :], -1).any(-1)  # a word counts once
+        again = jnp.diff(words, axis=-1, prepend=-2) == 0  # a word counts once
         total = jax.nn.logsumexp(named, axis=-1, where=~again)
         return jnp.where(jnp.all(kept < 0, axis=-1), log_sum, total)
 

@@ -258,7 +258,7 @@ def test_no_array_of_tokens_by_vocabulary_is_ever_made(truncated, way):
     shapes = [((1, length, width), "float32"), ((width, vocabulary), "float32")]
     hidden, head = (jax.ShapeDtypeStruct(*shape) for shape in shapes)
     targets = jax.ShapeDtypeStruct((1, length), "int32")
-    kept = jax.ShapeDtypeStruct((1, length, 4), "int32") if truncated else None
+    kept = jax.ShapeDtypeStruct((1, length, 200), "int32") if truncated else None
 
     def total(hidden, head, targets, kept):
         ones = jnp.ones(targets.shape)
